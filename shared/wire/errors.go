@@ -1,0 +1,89 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Error is an answer other than success, in words fit for a client: no path, no
+// key, no other tenant's name.
+type Error struct {
+	Status     int
+	Message    string // one line
+	RetryAfter int    // seconds; 0 sends no Retry-After
+	Allow      string // for 405
+	Err        error  // the cause, for the log alone
+}
+
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return e.Message + ": " + e.Err.Error()
+	}
+	return e.Message
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an [Error] without a cause.
+func Errorf(status int, format string, args ...any) *Error {
+	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// WriteError answers r with e: a line of plain text, or RFC 9457 problem+json
+// where the client prefers JSON.
+func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
+	h := w.Header()
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
+	if e.Allow != "" {
+		h.Set("Allow", e.Allow)
+	}
+	var body []byte
+	if PrefersJSON(r) {
+		h.Set("Content-Type", "application/problem+json")
+		body, _ = json.Marshal(struct {
+			Type   string `json:"type"`
+			Title  string `json:"title"`
+			Status int    `json:"status"`
+			Detail string `json:"detail"`
+		}{"about:blank", http.StatusText(e.Status), e.Status, e.Message})
+	} else {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		body = []byte(e.Message)
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(e.Status)
+	w.Write(body) // net/http drops it for HEAD
+}
+
+// PrefersJSON reports whether r's Accept ranks a JSON type above text/plain. A
+// mere */* does not: plain text is the default.
+func PrefersJSON(r *http.Request) bool {
+	var json, plain float64
+	for _, line := range r.Header.Values("Accept") {
+		for part := range strings.SplitSeq(line, ",") {
+			kind, params, err := mime.ParseMediaType(part)
+			if err != nil {
+				continue
+			}
+			q := 1.0
+			if s, ok := params["q"]; ok {
+				if q, err = strconv.ParseFloat(s, 64); err != nil {
+					continue
+				}
+			}
+			switch kind {
+			case "application/json", "application/problem+json":
+				json = max(json, q)
+			case "text/plain", "text/*":
+				plain = max(plain, q)
+			}
+		}
+	}
+	return json > plain
+}

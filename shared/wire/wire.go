@@ -1,0 +1,67 @@
+package wire
+
+// Header names between edge and worker. None of them is ever taken from a
+// client: the edge builds the worker's request from nothing.
+const (
+	// HeaderQuota is the tenant's quota in bytes, decimal, 0 for none. Every
+	// write carries it, so a changed quota holds from the next request on.
+	HeaderQuota = "SQ-Quota"
+
+	// HeaderError carries the message of a failed delta, whose body must stay
+	// empty: an existing editor merges any delta body into the user's file.
+	HeaderError = "SQ-Error"
+)
+
+// Query parameters of a worker's request.
+const (
+	ParamAddress  = "c"
+	ParamDocument = "p"
+	ParamAlgo     = "algo"  // where: "xor" or "checksum"
+	ParamLimit    = "limit" // where: shortest scroll that counts for xor, bytes
+)
+
+// Paths of a worker that are not operations. They take c like the others.
+const (
+	PathStats   = "/stats"   // GET: Stats as JSON
+	PathMetrics = "/metrics" // GET: Prometheus text
+)
+
+// Descriptors a worker inherits from the edge.
+const (
+	// FDListener is the listening unix socket.
+	FDListener = 3
+	// FDLifeline is the read end of a pipe that the edge never writes to. Its
+	// end of file means that the edge is gone or wants the worker to go: the
+	// worker drains and exits.
+	FDLifeline = 4
+	// FDReady is the write end of a pipe. The worker writes one line: "ready",
+	// or the reason why it cannot serve, and closes it.
+	FDReady = 5
+)
+
+// Ready is the line on [FDReady] that means the worker serves.
+const Ready = "ready"
+
+// DocumentExt ends the name of every document's file.
+const DocumentExt = ".phext"
+
+// MissingScroll is what delta answers for a scroll that only the client has.
+const MissingScroll = "---sq:Scroll-Missing---"
+
+// Stats is a worker's own account of its tenant's data.
+type Stats struct {
+	Tenant       string `json:"tenant"`
+	StorageBytes int64  `json:"storage_bytes"` // text of all documents, breaks included: what the quota counts
+	Documents    int    `json:"documents"`
+	Scrolls      int64  `json:"scrolls"`
+	Sequence     uint64 `json:"sequence"`  // of the last acknowledged change
+	LogBytes     int64  `json:"log_bytes"` // of the write-ahead log on disk
+}
+
+// Document is one entry of the documents operation.
+type Document struct {
+	Name     string `json:"name"`
+	Bytes    int64  `json:"bytes"`    // length of the text, breaks included
+	Scrolls  int64  `json:"scrolls"`  // that are not empty
+	Modified string `json:"modified"` // RFC 3339, UTC
+}
