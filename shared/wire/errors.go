@@ -61,8 +61,9 @@ func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	w.Write(body) // net/http drops it for HEAD
 }
 
-// PrefersJSON reports whether r's Accept ranks a JSON type above text/plain. A
-// mere */* does not: plain text is the default.
+// PrefersJSON reports whether r's Accept ranks a JSON type above plain text,
+// which is the default and what */* asks for as well. A range with a malformed
+// quality counts for nothing.
 func PrefersJSON(r *http.Request) bool {
 	var json, plain float64
 	for _, line := range r.Header.Values("Accept") {
@@ -73,17 +74,32 @@ func PrefersJSON(r *http.Request) bool {
 			}
 			q := 1.0
 			if s, ok := params["q"]; ok {
-				if q, err = strconv.ParseFloat(s, 64); err != nil {
+				if q, err = strconv.ParseFloat(s, 64); err != nil || !(q >= 0 && q <= 1) {
 					continue
 				}
 			}
 			switch kind {
 			case "application/json", "application/problem+json":
 				json = max(json, q)
-			case "text/plain", "text/*":
+			case "text/plain", "text/*", "*/*":
 				plain = max(plain, q)
 			}
 		}
 	}
 	return json > plain
+}
+
+// WriteDeltaError answers a failed delta: an empty body, and the message in the
+// header [HeaderError].
+func WriteDeltaError(w http.ResponseWriter, e *Error) {
+	h := w.Header()
+	h.Set(HeaderError, e.Message)
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
+	if e.Allow != "" {
+		h.Set("Allow", e.Allow)
+	}
+	h.Set("Content-Length", "0")
+	w.WriteHeader(e.Status)
 }
