@@ -65,3 +65,10 @@ type Document struct {
 	Scrolls  int64  `json:"scrolls"`  // that are not empty
 	Modified string `json:"modified"` // RFC 3339, UTC
 }
+
+// What a worker takes at most, in bytes. The edge's own limits are lower or
+// equal, so a worker meets these only when somebody goes around the edge.
+const (
+	MaxText     = 256 << 20 // the text of one scroll operation
+	MaxDocument = 16 << 30  // a document put whole
+)
