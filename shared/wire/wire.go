@@ -72,3 +72,7 @@ const (
 	MaxText     = 256 << 20 // the text of one scroll operation
 	MaxDocument = 16 << 30  // a document put whole
 )
+
+// ProductVersion is what the version operation answers. A release sets it at
+// link time.
+var ProductVersion = "0.1.0"
