@@ -37,12 +37,7 @@ func Errorf(status int, format string, args ...any) *Error {
 // where the client prefers JSON.
 func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	h := w.Header()
-	if e.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(e.RetryAfter))
-	}
-	if e.Allow != "" {
-		h.Set("Allow", e.Allow)
-	}
+	e.setHeaders(h)
 	var body []byte
 	if PrefersJSON(r) {
 		h.Set("Content-Type", "application/problem+json")
@@ -59,6 +54,31 @@ func WriteError(w http.ResponseWriter, r *http.Request, e *Error) {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(e.Status)
 	w.Write(body) // net/http drops it for HEAD
+}
+
+// WriteDeltaError answers a failed delta: an empty body, whatever the client
+// accepts, and the message in [HeaderError], where it is kept to ASCII.
+func WriteDeltaError(w http.ResponseWriter, e *Error) {
+	h := w.Header()
+	e.setHeaders(h)
+	h.Set(HeaderError, strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, e.Message))
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", "0")
+	w.WriteHeader(e.Status)
+}
+
+func (e *Error) setHeaders(h http.Header) {
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
+	if e.Allow != "" {
+		h.Set("Allow", e.Allow)
+	}
 }
 
 // PrefersJSON reports whether r's Accept ranks a JSON type above plain text,
@@ -87,19 +107,4 @@ func PrefersJSON(r *http.Request) bool {
 		}
 	}
 	return json > plain
-}
-
-// WriteDeltaError answers a failed delta: an empty body, and the message in the
-// header [HeaderError].
-func WriteDeltaError(w http.ResponseWriter, e *Error) {
-	h := w.Header()
-	h.Set(HeaderError, e.Message)
-	if e.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(e.RetryAfter))
-	}
-	if e.Allow != "" {
-		h.Set("Allow", e.Allow)
-	}
-	h.Set("Content-Length", "0")
-	w.WriteHeader(e.Status)
 }

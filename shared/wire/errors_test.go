@@ -96,6 +96,33 @@ func TestWriteErrorHead(t *testing.T) {
 	}
 }
 
+func TestWriteDeltaError(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		WriteDeltaError(w, &Error{Status: 503, Message: "日 is\nbroken", RetryAfter: 1})
+	}))
+	defer server.Close()
+	req, err := http.NewRequest(http.MethodPost, server.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := server.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || len(body) != 0 || resp.ContentLength != 0 || resp.StatusCode != 503 {
+		t.Errorf("answer %d %q, %v, want 503 without a body", resp.StatusCode, body, err)
+	}
+	if got := resp.Header.Get(HeaderError); got != "? is?broken" {
+		t.Errorf("%s %q", HeaderError, got)
+	}
+	if got := resp.Header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After %q, want 1", got)
+	}
+}
+
 func TestErrorKeepsItsCause(t *testing.T) {
 	e := &Error{Status: 503, Message: "cannot read", Err: fs.ErrPermission}
 	if !errors.Is(e, fs.ErrPermission) || !strings.Contains(e.Error(), "cannot read") || !strings.Contains(e.Error(), fs.ErrPermission.Error()) {
