@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -265,8 +266,8 @@ func TestWatchEnds(t *testing.T) {
 	MustDo(t, f.Watch(ctx, func(_, _ *Registry) { t.Error("callback of the ended watch") }, nil))
 	cancel()
 	// A new watch begins once the old one is gone.
-	for f.Watch(t.Context(), nil, nil) != nil {
-		time.Sleep(time.Millisecond)
+	for f.watch(t.Context(), nil, nil, nil) != nil {
+		runtime.Gosched()
 	}
 	MustReplace(t, f.path, file("a", "b"))
 	MustDo(t, f.Reload())
