@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of opening an engine.
+var (
+	// ErrLocked means that another process owns the data directory.
+	ErrLocked = errors.New("data directory is in use by another worker")
+)
+
+// Errors of using one.
+var (
+	// ErrClosed means that the engine drains or has drained.
+	ErrClosed = errors.New("worker is shutting down")
+
+	// ErrFailed means that writing the log failed once. What the disk holds is
+	// unknown until the log is read again, so every later write is refused and
+	// the process must exit; see [Engine.Err] for the cause.
+	ErrFailed = errors.New("storage failed: the worker must restart")
+
+	// ErrChanged means that a document's file is not the one the engine opened:
+	// a person edited it. [Engine.Reload] resolves it.
+	ErrChanged = errors.New("document was changed on disk: load it first")
+
+	// ErrNotFound means that there is no such document.
+	ErrNotFound = errors.New("no such document")
+)
+
+// QuotaError says that a write would make the tenant's text exceed its quota.
+type QuotaError struct {
+	Used  int64 // bytes of all documents, breaks included
+	Quota int64 // bytes
+	Need  int64 // bytes that the write would add
+}
+
+func (e *QuotaError) Error() string {
+	return fmt.Sprintf("quota exceeded: %d of %d bytes are used and this needs %d more", e.Used, e.Quota, e.Need)
+}
+
+// DocumentError says that one document's file cannot be served. The file is
+// left as it is, and the tenant's other documents are not affected. Err is a
+// *phext.TextError where the file's text is at fault.
+type DocumentError struct {
+	Document string
+	Err      error
+}
+
+func (e *DocumentError) Error() string {
+	return fmt.Sprintf("document %q cannot be read: %v", e.Document, e.Err)
+}
+
+func (e *DocumentError) Unwrap() error { return e.Err }
+
+// CorruptError says that the log holds damage among records that were synced.
+// Opening is refused, since dropping them would lose acknowledged writes.
+type CorruptError struct {
+	File   string // name of the segment in the data directory's .sq folder
+	Offset int64  // of the first byte that does not verify
+	Reason string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("log segment %s is damaged at byte %d: %s; restore it from a copy, or move it away to give up the changes it holds",
+		e.File, e.Offset, e.Reason)
+}
