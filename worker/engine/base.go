@@ -1,0 +1,179 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/zeebo/xxh3"
+	"golang.org/x/sys/unix"
+
+	"github.com/sqedge/sqedge/shared/phext"
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// mapAbove is the size in bytes above which a document's file is mapped instead
+// of read. A mapping costs no memory of its own, but a person who truncates the
+// file in place takes its pages away, and reading them is then a fault. The
+// engine turns such a fault into an error where it reads on its own account
+// (see guard); whoever reads through a [View] must call debug.SetPanicOnFault
+// in that goroutine. Replacing a file by rename, as editors do, is harmless.
+const mapAbove = 1 << 20
+
+// span is one scroll of a file: its place and its bytes [start:end].
+type span struct {
+	at         phext.Coordinate
+	start, end int64
+}
+
+// base is one version of a document's file, never changed, kept as long as
+// anyone refers to it, even when its name leads to a newer file by now.
+type base struct {
+	refs      atomic.Int64
+	data      []byte
+	mapped    bool
+	index     []span // ascending
+	canonical int64  // bytes the scrolls take in canonical form
+	id        identity
+	record    fileRecord
+}
+
+// absent is the base of a document without a file.
+func absent(seq uint64) *base {
+	b := &base{record: fileRecord{seq: seq}}
+	b.refs.Store(1)
+	return b
+}
+
+// acquire adds a reference, unless the last one is gone already.
+func (b *base) acquire() bool {
+	for {
+		n := b.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if b.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (b *base) release() {
+	if b.refs.Add(-1) == 0 && b.mapped {
+		unix.Munmap(b.data)
+		b.data, b.index = nil, nil
+	}
+}
+
+// isCanonical reports that the file holds the fewest breaks that its scrolls
+// need. Those are unique, so the length alone tells.
+func (b *base) isCanonical() bool { return b.canonical == int64(len(b.data)) }
+
+func (b *base) modified() time.Time { return time.Unix(0, b.id.mtime).UTC() }
+
+func (b *base) text(i int) []byte {
+	s := b.index[i]
+	return b.data[s.start:s.end:s.end]
+}
+
+// find returns the position of at in the index, or where it would be.
+func (b *base) find(at phext.Coordinate) (int, bool) {
+	return slices.BinarySearchFunc(b.index, at, func(s span, at phext.Coordinate) int { return s.at.Compare(at) })
+}
+
+// openBase opens a document's file, verifies and indexes it. A document without
+// a file is a base too. The file's sequence is left to the caller.
+func openBase(dir directory, document string) (*base, error) {
+	f, err := dir.open(document+wire.DocumentExt, unix.O_RDONLY)
+	if errors.Is(err, os.ErrNotExist) {
+		return absent(0), nil
+	}
+	if errors.Is(err, unix.ELOOP) {
+		return nil, &DocumentError{document, errNotRegular}
+	}
+	if err != nil {
+		return nil, &DocumentError{document, err}
+	}
+	defer f.Close()
+	id, err := identityOfFile(f)
+	if err == nil && !id.regular {
+		err = errNotRegular
+	}
+	if err != nil {
+		return nil, &DocumentError{document, err}
+	}
+	b, err := loadBase(f, id)
+	if err == nil {
+		err = guard(func() error { return b.parse() })
+		if err != nil {
+			b.release()
+		}
+	}
+	if err != nil {
+		return nil, &DocumentError{document, err}
+	}
+	return b, nil
+}
+
+var errNotRegular = errors.New("it is not a regular file")
+
+// loadBase reads or maps f, and leaves index and hash to the caller.
+func loadBase(f *os.File, id identity) (*base, error) {
+	b := &base{id: id}
+	b.refs.Store(1)
+	b.record.exists = true
+	b.record.size = id.size
+	var err error
+	if id.size > mapAbove {
+		b.mapped = true
+		err = directory{f}.at(func(fd int) (err error) {
+			b.data, err = unix.Mmap(fd, 0, int(id.size), unix.PROT_READ, unix.MAP_SHARED)
+			return err
+		})
+	} else {
+		b.data = make([]byte, id.size)
+		_, err = io.ReadFull(io.NewSectionReader(f, 0, id.size), b.data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %d bytes: %w", id.size, err)
+	}
+	return b, nil
+}
+
+// parse fills index and hash from the data; the error is a *phext.TextError.
+func (b *base) parse() error {
+	if err := phext.Validate(b.data); err != nil {
+		return err
+	}
+	at := phext.Origin
+	b.index, b.canonical = nil, 0
+	err := phext.Scan(b.data, func(place phext.Coordinate, start, end int) {
+		b.index = append(b.index, span{place, int64(start), int64(end)})
+		b.canonical += phext.CountBreaks(at, place) + int64(end-start)
+		at = place
+	})
+	b.index = slices.Clip(b.index)
+	b.record.hash = xxh3.Hash128(b.data).Bytes()
+	return err
+}
+
+// guard runs fn and turns a fault in a mapping, whose file was truncated under
+// it, into an error.
+func guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // runtime's memory error
+			err = errors.New("the file was truncated while it was in use")
+		default:
+			panic(r)
+		}
+	}()
+	return fn()
+}

@@ -1,0 +1,197 @@
+package engine
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// quietAfter is how long the log must be idle before a mark says that its last
+// batch was synced.
+const quietAfter = 50 * time.Millisecond
+
+// record is an operation with its place in the log.
+type record struct {
+	seq uint64
+	doc *document
+	op  op
+}
+
+// batch is what one write and one sync make durable.
+type batch struct {
+	records []record
+	docs    []*document // to publish once it is durable
+	states  []*content  // of docs, when the committer took the batch
+	done    chan struct{}
+	err     error // valid when done is closed
+}
+
+func newBatch() *batch { return &batch{done: make(chan struct{})} }
+
+func (b *batch) wait() error {
+	<-b.done
+	return b.err
+}
+
+// base describes the file that the batch's changes of d lie on.
+func (b *batch) base(d *document) fileRecord {
+	return b.states[slices.Index(b.docs, d)].base.record
+}
+
+// add gives an operation its sequence and its place in the pending batch. The
+// caller holds mu.
+func (e *Engine) add(d *document, o op) *batch {
+	b := e.pending
+	e.seq++
+	b.records = append(b.records, record{e.seq, d, o})
+	if d.last != b {
+		d.last = b
+		b.docs = append(b.docs, d)
+	}
+	notify(e.wake)
+	return b
+}
+
+// submit adds a base or intent record; it also publishes the document's present
+// state once that is durable. The caller holds mu.
+func (e *Engine) submit(d *document, kind opKind, file fileRecord) (*batch, error) {
+	if err := e.usable(); err != nil {
+		return nil, err
+	}
+	return e.add(d, op{kind: kind, document: d.name, file: file}), nil
+}
+
+// usable says why the log takes no more records. The caller holds mu.
+func (e *Engine) usable() error {
+	switch {
+	case e.err != nil:
+		return ErrFailed
+	case e.stopped:
+		return ErrClosed
+	}
+	return nil
+}
+
+// commitLoop is the log's only writer.
+func (e *Engine) commitLoop() {
+	quiet := time.NewTimer(quietAfter)
+	quiet.Stop()
+	for {
+		select {
+		case <-e.wake:
+			// Writers that the last batch woke get to join this one.
+			runtime.Gosched()
+			e.commit(e.take())
+			quiet.Reset(quietAfter)
+		case <-quiet.C:
+			if err := e.quiet(); err != nil {
+				e.fail(err)
+			}
+		case <-e.drain:
+			e.commit(e.take())
+			if err := e.quiet(); err != nil {
+				e.fail(err)
+			}
+			return
+		}
+	}
+}
+
+// take ends the pending batch and notes the state it leads to; nil if there is
+// nothing to write.
+func (e *Engine) take() *batch {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b := e.pending
+	if len(b.records) == 0 {
+		return nil
+	}
+	e.pending = newBatch()
+	b.states = make([]*content, len(b.docs))
+	for i, d := range b.docs {
+		b.states[i] = d.now.snapshot()
+	}
+	return b
+}
+
+// commit writes and syncs a batch, publishes its documents and wakes its
+// writers, in this order.
+func (e *Engine) commit(b *batch) {
+	if b == nil {
+		return
+	}
+	err := e.Err()
+	if err == nil {
+		start := time.Now()
+		if err = e.wal.write(b); err != nil {
+			e.fail(err)
+		} else if e.opts.ObserveSync != nil {
+			e.opts.ObserveSync(time.Since(start))
+		}
+	}
+	for i, d := range b.docs {
+		if err == nil {
+			d.publish(b.states[i])
+		} else {
+			b.states[i].release()
+		}
+	}
+	if err != nil {
+		b.err = ErrFailed
+	}
+	close(b.done)
+	if err == nil {
+		e.trim()
+	}
+}
+
+// trim deletes segments that no document needs, and hurries the documents that
+// keep the log from getting shorter.
+func (e *Engine) trim() {
+	const crowded = 4 // segments
+	if len(e.wal.segments) == 1 {
+		return
+	}
+	e.mu.Lock()
+	unsaved := e.wal.oldest().unsaved()
+	if len(e.wal.segments) > crowded {
+		for _, d := range unsaved {
+			if !d.urgent {
+				d.urgent = true
+				notify(e.kick)
+			}
+		}
+	}
+	e.mu.Unlock()
+	if len(unsaved) == 0 {
+		if err := e.wal.dropOldest(); err != nil {
+			e.log.Warn("a log segment that is not needed any more stays: " + err.Error())
+			return
+		}
+		e.trim()
+	}
+}
+
+// quiet marks the log's last batch as durable, and starts a new segment where
+// the old one is large and of no more use.
+func (e *Engine) quiet() error {
+	if e.Err() != nil || e.wal.marked() {
+		return nil
+	}
+	e.mu.Lock()
+	if len(e.pending.records) > 0 {
+		e.mu.Unlock()
+		return nil
+	}
+	e.seq++
+	seq := e.seq
+	disposable := len(e.dirty) == 0 && e.wal.disposable()
+	e.mu.Unlock()
+	if disposable && e.wal.used > rotateAt/8 {
+		if err := e.wal.empty(seq); err != nil {
+			return fmt.Errorf("start a log segment: %w", err)
+		}
+	}
+	return e.wal.mark(seq)
+}

@@ -1,0 +1,330 @@
+package engine
+
+import (
+	"bufio"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/tidwall/btree"
+	"github.com/zeebo/xxh3"
+
+	"github.com/sqedge/sqedge/shared/phext"
+)
+
+// entry is a scroll that is not in the file as it is; its text is not empty.
+type entry struct {
+	at   phext.Coordinate
+	text []byte
+}
+
+// gap is a range of positions [from:to] of a base's index that count no more.
+type gap struct{ from, to int }
+
+// content is one version of a document: a file and the changes over it. A
+// scroll is either in over or in the file and outside all gaps, never in both.
+// Gaps are merged, so that finding a scroll's neighbours takes two look-ups
+// however many scrolls around it were deleted.
+type content struct {
+	base  *base
+	over  *btree.BTreeG[entry]
+	gaps  *btree.BTreeG[gap]
+	size  int64 // bytes of the document's text
+	count int64 // scrolls
+	seq   uint64
+	time  time.Time // of the last change
+
+	// modified is set by the first change. Until then the text is the file's,
+	// byte for byte; from then on it is canonical.
+	modified bool
+
+	sum sync.Once // of a snapshot
+	hex string
+}
+
+// newContent is a file without changes; it takes over the caller's reference.
+func newContent(b *base) *content {
+	return &content{
+		base:  b,
+		over:  btree.NewBTreeGOptions(func(a, b entry) bool { return a.at.Less(b.at) }, btree.Options{NoLocks: true}),
+		gaps:  btree.NewBTreeGOptions(func(a, b gap) bool { return a.from < b.from }, btree.Options{NoLocks: true}),
+		size:  int64(len(b.data)),
+		count: int64(len(b.index)),
+		seq:   b.record.seq,
+		time:  b.modified(),
+	}
+}
+
+// snapshot returns a version that no later change alters. It shares all memory
+// and holds a reference to the base.
+func (c *content) snapshot() *content {
+	c.base.refs.Add(1)
+	return &content{base: c.base, over: c.over.Copy(), gaps: c.gaps.Copy(),
+		size: c.size, count: c.count, seq: c.seq, time: c.time, modified: c.modified}
+}
+
+func (c *content) release() { c.base.release() }
+
+// exists tells a document that is empty from one that is not there.
+func (c *content) exists() bool { return c.base.record.exists || c.modified }
+
+// hidden returns the gap that position i lies in.
+func (c *content) hidden(i int) (g gap, ok bool) {
+	c.gaps.Descend(gap{from: i}, func(item gap) bool {
+		g, ok = item, i <= item.to
+		return false
+	})
+	return g, ok
+}
+
+// get returns the text at a place, nil where there is none.
+func (c *content) get(at phext.Coordinate) []byte {
+	if e, ok := c.over.Get(entry{at: at}); ok {
+		return e.text
+	}
+	if i, ok := c.base.find(at); ok {
+		if _, gone := c.hidden(i); !gone {
+			return c.base.text(i)
+		}
+	}
+	return nil
+}
+
+// sizeWith returns the document's size once the scroll at a place, now old
+// bytes long, has n bytes.
+func (c *content) sizeWith(at phext.Coordinate, old, n int) int64 {
+	size := c.size
+	if !c.modified {
+		size = c.base.canonical
+	}
+	size += int64(n - old)
+	if (old == 0) == (n == 0) {
+		return size
+	}
+	prev, next, hasNext := c.neighbours(at)
+	breaks := phext.CountBreaks(prev, at)
+	if hasNext {
+		breaks += phext.CountBreaks(at, next) - phext.CountBreaks(prev, next)
+	}
+	if n == 0 {
+		return size - breaks
+	}
+	return size + breaks
+}
+
+// neighbours returns the places of the scrolls before and after a place. Where
+// there is none before, the document's origin counts as one.
+func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, hasNext bool) {
+	prev = phext.Origin
+	c.over.Descend(entry{at: at}, func(e entry) bool {
+		if e.at == at {
+			return true
+		}
+		prev = e.at
+		return false
+	})
+	c.over.Ascend(entry{at: at}, func(e entry) bool {
+		if e.at == at {
+			return true
+		}
+		next, hasNext = e.at, true
+		return false
+	})
+	after, found := c.base.find(at)
+	before := after - 1
+	if found {
+		after++
+	}
+	if g, gone := c.hidden(before); gone {
+		before = g.from - 1
+	}
+	if g, gone := c.hidden(after); gone {
+		after = g.to + 1
+	}
+	if before >= 0 && prev.Less(c.base.index[before].at) {
+		prev = c.base.index[before].at
+	}
+	if after < len(c.base.index) && (!hasNext || c.base.index[after].at.Less(next)) {
+		next, hasNext = c.base.index[after].at, true
+	}
+	return prev, next, hasNext
+}
+
+// set makes text the scroll at a place. The size must be sizeWith's; text must
+// not change afterwards.
+func (c *content) set(at phext.Coordinate, text []byte, size int64) {
+	had := false
+	if i, ok := c.base.find(at); ok {
+		had = c.hide(i)
+	}
+	if len(text) == 0 {
+		_, was := c.over.Delete(entry{at: at})
+		had = had || was
+	} else {
+		_, was := c.over.Set(entry{at, text})
+		had = had || was
+		c.count++
+	}
+	if had {
+		c.count--
+	}
+	c.size, c.modified = size, true
+}
+
+// hide adds a position to the gaps and reports whether it was visible.
+func (c *content) hide(i int) bool {
+	if _, gone := c.hidden(i); gone {
+		return false
+	}
+	g := gap{i, i}
+	if left, ok := c.hidden(i - 1); ok {
+		g.from = left.from
+		c.gaps.Delete(left)
+	}
+	if right, ok := c.hidden(i + 1); ok {
+		g.to = right.to
+		c.gaps.Delete(right)
+	}
+	c.gaps.Set(g)
+	return true
+}
+
+// extended returns old with text appended. Where old is a changed scroll's
+// newest text it grows in place: older versions see their own, shorter length.
+func (c *content) extended(at phext.Coordinate, old, text []byte) []byte {
+	if _, ok := c.over.Get(entry{at: at}); ok {
+		return append(old, text...)
+	}
+	grown := make([]byte, 0, len(old)+len(text))
+	grown = append(grown, old...)
+	return append(grown, text...)
+}
+
+// replay applies one operation of the log and returns its text as stored.
+func (c *content) replay(o op, seq uint64) {
+	old := c.get(o.at)
+	var text []byte
+	switch o.kind {
+	case opAppend:
+		text = c.extended(o.at, old, o.text)
+	case opPut:
+		text = append([]byte(nil), o.text...) // o.text pins the whole segment
+	}
+	c.set(o.at, text, c.sizeWith(o.at, len(old), len(text)))
+	c.seq = seq
+}
+
+// pieces yields the document in order: runs of positions [from:to) of the
+// base's index that follow each other unchanged, or, where from is negative, a
+// changed scroll.
+func (c *content) pieces(yield func(from, to int, e entry) bool) {
+	i, more := 0, true
+	var hole gap
+	nextHole := func() {
+		hole = gap{len(c.base.index), len(c.base.index)}
+		c.gaps.Ascend(gap{from: i}, func(g gap) bool { hole = g; return false })
+	}
+	upTo := func(limit int) {
+		for more && i < limit {
+			if i == hole.from {
+				i = hole.to + 1
+				nextHole()
+				continue
+			}
+			to := min(limit, hole.from)
+			more = yield(i, to, entry{})
+			i = to
+		}
+	}
+	nextHole()
+	c.over.Scan(func(e entry) bool {
+		limit, _ := c.base.find(e.at)
+		upTo(limit)
+		more = more && yield(-1, 0, e)
+		return more
+	})
+	upTo(len(c.base.index))
+}
+
+// scrolls yields every scroll in order.
+func (c *content) scrolls(yield func(phext.Coordinate, []byte) bool) {
+	c.pieces(func(from, to int, e entry) bool {
+		if from < 0 {
+			return yield(e.at, e.text)
+		}
+		for i := from; i < to; i++ {
+			if !yield(c.base.index[i].at, c.base.text(i)) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// writeTo writes the document's text. Where index is not nil, the text is
+// canonical even if the document is unchanged, and index receives its scrolls.
+func (c *content) writeTo(w io.Writer, index *[]span) (int64, error) {
+	if !c.modified && index == nil {
+		n, err := w.Write(c.base.data)
+		return int64(n), err
+	}
+	var (
+		b       = bufio.NewWriterSize(w, 128<<10)
+		at      = phext.Origin
+		written int64
+		breaks  []byte
+		err     error
+	)
+	// emit writes text that begins at the place first and ends at the place last.
+	emit := func(first, last phext.Coordinate, text []byte) bool {
+		breaks = phext.AppendBreaks(breaks[:0], at, first)
+		b.Write(breaks)
+		_, err = b.Write(text)
+		written += int64(len(breaks) + len(text))
+		at = last
+		return err == nil
+	}
+	c.pieces(func(from, to int, e entry) bool {
+		if from < 0 {
+			ok := emit(e.at, e.at, e.text)
+			if index != nil {
+				*index = append(*index, span{e.at, written - int64(len(e.text)), written})
+			}
+			return ok
+		}
+		step := 1
+		if c.base.isCanonical() {
+			step = to - from // the breaks between are right as they are
+		}
+		for i := from; i < to; i += step {
+			first, last := c.base.index[i], c.base.index[i+step-1]
+			if !emit(first.at, last.at, c.base.data[first.start:last.end]) {
+				return false
+			}
+			if index != nil {
+				shift := written - last.end
+				for _, s := range c.base.index[i : i+step] {
+					*index = append(*index, span{s.at, s.start + shift, s.end + shift})
+				}
+			}
+		}
+		return true
+	})
+	if err == nil {
+		err = b.Flush()
+	}
+	return written, err
+}
+
+// hash returns the xxh3-128 of the text; only for snapshots.
+func (c *content) hash() [16]byte {
+	if !c.modified {
+		if !c.base.record.exists {
+			return xxh3.Hash128(nil).Bytes()
+		}
+		return c.base.record.hash
+	}
+	h := xxh3.New()
+	c.writeTo(h, nil)
+	return h.Sum128().Bytes()
+}

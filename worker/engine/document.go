@@ -1,0 +1,309 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/phext"
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// document is one that was opened. Locks are taken in the order of the fields,
+// and the engine's mu after them.
+type document struct {
+	name string
+
+	io   sync.Mutex   // held by whoever reads or replaces the file
+	gate sync.RWMutex // shared by writers; held to keep them out
+
+	// state is what readers see: the newest version that is durable. Only the
+	// committer replaces it, in the order of the log.
+	state atomic.Pointer[content]
+
+	// Guarded by io: why the file could not be opened, and which file it was.
+	failure   error
+	failureID identity
+
+	// Guarded by the engine's mu.
+	now     *content                      // with changes that are not durable yet
+	last    *batch                        // that carries the newest change
+	touched map[phext.Coordinate]struct{} // since the checkpoint under way began; nil without one
+	logged  int64                         // bytes of changes in the log since the last checkpoint
+	wrote   time.Time                     // the last change, for the idle checkpoint
+	urgent  bool                          // checkpoint as soon as possible
+	retry   time.Time                     // not before this, after a checkpoint failed
+
+	// orphan holds changes found in the log whose file was edited or went away
+	// before they could be applied to it. It is nil but in that case; until
+	// [Engine.Reload] has saved it under another name, writes are refused.
+	orphan *content
+
+	segment uint64 // the last one with a base record; the committer's alone
+}
+
+func (d *document) file() string { return d.name + wire.DocumentExt }
+
+// published returns the newest durable version with a reference to its base,
+// or nil when the document was closed.
+func (d *document) published() *content {
+	for {
+		c := d.state.Load()
+		if c.base.acquire() {
+			return c
+		}
+		if c == d.state.Load() {
+			return nil
+		}
+		// The committer published a newer one in between.
+	}
+}
+
+// publish takes over the caller's reference to c's base.
+func (d *document) publish(c *content) {
+	if old := d.state.Swap(c); old != nil {
+		old.release()
+	}
+}
+
+// close ends what the engine itself refers to. The engine is stopped, and the
+// io lock waits for whoever still works on the document's file.
+func (d *document) close() {
+	d.io.Lock()
+	defer d.io.Unlock()
+	d.gate.Lock()
+	defer d.gate.Unlock()
+	if d.now != nil {
+		d.now.release()
+	}
+	if c := d.state.Load(); c != nil {
+		c.release()
+	}
+	if d.orphan != nil {
+		d.orphan.release()
+	}
+}
+
+// find returns an open document. Without create, it returns nil where there is
+// neither a file nor a change.
+func (e *Engine) find(name string, create bool) (*document, error) {
+	if err := wire.CheckDocument(name); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	d, closing := e.docs[name], e.closing
+	e.mu.Unlock()
+	if closing {
+		return nil, ErrClosed
+	}
+	if d == nil {
+		if !create {
+			id, err := e.dir.stat(name + wire.DocumentExt)
+			if err != nil {
+				return nil, e.documentError(name, err)
+			}
+			if !id.exists {
+				return nil, nil
+			}
+		}
+		e.mu.Lock()
+		if d = e.docs[name]; d == nil {
+			d = &document{name: name}
+			e.docs[name] = d
+		}
+		e.mu.Unlock()
+	}
+	c := d.state.Load()
+	if c == nil {
+		return d, e.load(d)
+	}
+	if !c.exists() {
+		// A file that a person places is served without being asked for,
+		// since there is nothing that it could contradict.
+		if id, err := e.dir.stat(d.file()); err == nil && id.exists {
+			return d, e.reload(d)
+		}
+	}
+	return d, nil
+}
+
+func (e *Engine) documentError(name string, err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return ErrClosed
+	}
+	return &DocumentError{name, err}
+}
+
+// load opens a document's file for the first time.
+func (e *Engine) load(d *document) error {
+	d.io.Lock()
+	defer d.io.Unlock()
+	if d.state.Load() != nil {
+		return nil
+	}
+	id, err := e.dir.stat(d.file())
+	if err != nil {
+		return e.documentError(d.name, err)
+	}
+	if d.failure != nil && d.failureID == id {
+		return d.failure // scanned before and not changed since
+	}
+	b, err := openBase(e.dir, d.name)
+	if d.failure, d.failureID = err, id; err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.adopt(d, b)
+	d.publish(d.now.snapshot())
+	return nil
+}
+
+// adopt makes a file the document, without changes. What the log holds of the
+// document so far is not to be applied to it. The caller holds mu.
+func (e *Engine) adopt(d *document, b *base) {
+	b.record.seq = e.seq
+	size := e.sizes[d.name]
+	delete(e.sizes, d.name)
+	if d.now != nil {
+		size = d.now.size
+		d.now.release()
+	}
+	d.now = newContent(b)
+	e.total += d.now.size - size
+	e.clean(d)
+}
+
+// clean notes that a document's file holds all its changes.
+func (e *Engine) clean(d *document) {
+	d.logged, d.urgent, d.touched, d.retry = 0, false, nil, time.Time{}
+	delete(e.dirty, d)
+}
+
+// Reload makes a file that was edited by hand the document. Changes that were
+// not in the file yet are saved as a document NAME.conflict-TIME first. A file
+// that was not edited changes nothing.
+func (e *Engine) Reload(ctx context.Context, document string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d, err := e.find(document, false)
+	if err != nil || d == nil {
+		return err
+	}
+	return e.reload(d)
+}
+
+func (e *Engine) reload(d *document) error {
+	d.io.Lock()
+	defer d.io.Unlock()
+	d.gate.Lock()
+	defer d.gate.Unlock()
+	if err := e.settle(d); err != nil {
+		return err
+	}
+	id, err := e.dir.stat(d.file())
+	if err != nil {
+		return e.documentError(d.name, err)
+	}
+	if id == d.now.base.id && d.orphan == nil {
+		return nil
+	}
+	b, err := openBase(e.dir, d.name)
+	if err != nil {
+		return err
+	}
+	ours := d.orphan
+	if d.now.modified {
+		ours = d.now
+	}
+	if ours != nil {
+		if err := e.saveConflict(d, ours); err != nil {
+			b.release()
+			return fmt.Errorf("save the changes of document %q beside the edited file: %w", d.name, err)
+		}
+	}
+	e.mu.Lock()
+	e.adopt(d, b)
+	if d.orphan != nil {
+		d.orphan.release()
+		d.orphan = nil
+	}
+	done, err := e.submit(d, opBase, d.now.base.record)
+	e.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return done.wait()
+}
+
+// settle waits until the document's newest change is durable. The caller keeps
+// writers out.
+func (e *Engine) settle(d *document) error {
+	e.mu.Lock()
+	last, err := d.last, e.usable()
+	e.mu.Unlock()
+	if err != nil || last == nil {
+		return err
+	}
+	return last.wait()
+}
+
+// saveConflict writes c as a document of its own.
+func (e *Engine) saveConflict(d *document, c *content) error {
+	name, err := e.freeName(e.dir, d.name, ".conflict-")
+	if err != nil {
+		return err
+	}
+	t, err := e.writeTemp(c)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	if err := e.control.rename(t.name(), e.dir, name+wire.DocumentExt); err != nil {
+		return err
+	}
+	t.renamed = true
+	if err := e.dir.sync(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.sizes[name] = t.size
+	e.total += t.size
+	e.mu.Unlock()
+	e.log.Warn("document was edited on disk before its last changes were in the file; they are kept in another document",
+		zap.String("document", d.name), zap.String("kept", name))
+	return nil
+}
+
+// freeName returns a document name made of name, infix and the time in UTC that
+// has no file in dir, short enough to be a document's.
+func (e *Engine) freeName(dir directory, name, infix string) (string, error) {
+	suffix := infix + time.Now().UTC().Format("20060102T150405Z")
+	for i := 1; ; i++ {
+		free := suffix
+		if i > 1 {
+			free = fmt.Sprintf("%s-%d", suffix, i)
+		}
+		stem := name
+		for len(stem)+len(free) > wire.MaxDocumentName || wire.CheckDocument(stem+free) != nil {
+			if stem == "" {
+				return "", fmt.Errorf("no free name for a copy of document %q", name)
+			}
+			stem = stem[:len(stem)-1]
+		}
+		id, err := dir.stat(stem + free + wire.DocumentExt)
+		if err != nil {
+			return "", err
+		}
+		if !id.exists {
+			return stem + free, nil
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	segmentPrefix = "log-"
+	firstAlloc    = 64 << 10 // bytes preallocated for a new segment
+	rotateAt      = 8 << 20  // bytes after which a batch goes to a new segment
+	keepBuffer    = 1 << 20  // a larger write buffer is not kept
+)
+
+// wal is the tenant's write-ahead log: segments, the last of which is written.
+type wal struct {
+	dir      directory
+	segments []*segment // oldest first
+	f        *os.File   // the last segment
+	epoch    [8]byte
+	used     int64  // bytes of the last segment that hold records
+	alloc    int64  // bytes of it that are allocated
+	durable  uint64 // the last sequence known to be synced
+	lastMark uint64 // sequence of the last mark
+	buf      []byte
+	bytes    atomic.Int64 // of all segments on disk
+}
+
+// segment is one file of the log.
+type segment struct {
+	first uint64
+	size  int64
+	last  map[*document]uint64 // sequence of each document's last change in it
+}
+
+func (s *segment) name() string { return fmt.Sprintf("%s%016x", segmentPrefix, s.first) }
+
+func parseSegment(name string) (first uint64, ok bool) {
+	digits, ok := strings.CutPrefix(name, segmentPrefix)
+	if !ok || len(digits) != 16 {
+		return 0, false
+	}
+	first, err := strconv.ParseUint(digits, 16, 64)
+	return first, err == nil
+}
+
+// unsaved returns the documents with changes here that their files lack. The
+// caller holds the engine's mu.
+func (s *segment) unsaved() (docs []*document) {
+	for d, seq := range s.last {
+		if d.orphan != nil || d.now == nil || d.now.base.record.seq < seq {
+			docs = append(docs, d)
+		}
+	}
+	return docs
+}
+
+func (w *wal) oldest() *segment { return w.segments[0] }
+
+// disposable reports whether no segment holds a change that its file lacks.
+func (w *wal) disposable() bool {
+	for _, s := range w.segments {
+		if len(s.unsaved()) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// begin starts a segment whose first record will be first. It gets its name
+// only once its header is on disk, so a segment is never found without one.
+func (w *wal) begin(first uint64, alloc int64) (err error) {
+	f, err := w.dir.temp()
+	if err != nil {
+		return err
+	}
+	temp := f.Name()
+	defer func() {
+		if err != nil {
+			f.Close()
+			w.dir.remove(temp)
+		}
+	}()
+	if err := preallocate(f, alloc); err != nil {
+		return err
+	}
+	var epoch [8]byte
+	rand.Read(epoch[:])
+	if _, err := f.WriteAt(appendSegmentHeader(nil, epoch, first), 0); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	s := &segment{first: first, size: alloc, last: make(map[*document]uint64)}
+	if err := w.dir.rename(temp, w.dir, s.name()); err != nil {
+		return err
+	}
+	if err := w.dir.sync(); err != nil {
+		return err
+	}
+	if w.f != nil {
+		w.f.Close()
+	}
+	w.f, w.epoch, w.used, w.alloc = f, epoch, segmentHeader, alloc
+	w.segments = append(w.segments, s)
+	w.bytes.Add(alloc)
+	return nil
+}
+
+// empty replaces all segments by one without records.
+func (w *wal) empty(next uint64) error {
+	if w.used == segmentHeader && len(w.segments) == 1 {
+		return nil
+	}
+	if err := w.begin(next, 4096); err != nil {
+		return err
+	}
+	for len(w.segments) > 1 {
+		if err := w.dropOldest(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *wal) dropOldest() error {
+	s := w.oldest()
+	if err := w.dir.remove(s.name()); err != nil {
+		return err
+	}
+	w.segments = w.segments[1:]
+	w.bytes.Add(-s.size)
+	return nil
+}
+
+// write makes a batch durable.
+func (w *wal) write(b *batch) error {
+	size := int64(0)
+	for _, r := range b.records {
+		size += int64(len(r.op.text)) + 512 // more than names, bases and headers take
+	}
+	if w.used > segmentHeader && w.used+size > rotateAt {
+		if err := w.begin(b.records[0].seq, firstAlloc); err != nil {
+			return fmt.Errorf("start a log segment: %w", err)
+		}
+	}
+	current := w.segments[len(w.segments)-1]
+	w.buf = w.buf[:0]
+	for _, r := range b.records {
+		ops := []op{r.op}
+		switch r.op.kind {
+		case opBase:
+			r.doc.segment = current.first
+		case opAppend, opPut, opDelete:
+			if r.doc.segment != current.first {
+				// What a document's changes in a segment lie on stands before
+				// them, so that older segments can go.
+				ops = []op{{kind: opBase, document: r.doc.name, file: b.base(r.doc)}, r.op}
+				r.doc.segment = current.first
+			}
+			current.last[r.doc] = r.seq
+		}
+		w.buf = appendFrame(w.buf, w.epoch, r.seq, w.durable, ops...)
+	}
+	return w.flush(b.records[len(b.records)-1].seq)
+}
+
+// mark says in the log that all before it is durable.
+func (w *wal) mark(seq uint64) error {
+	w.buf = appendFrame(w.buf[:0], w.epoch, seq, w.durable, op{kind: opMark})
+	w.lastMark = seq
+	return w.flush(seq)
+}
+
+// marked reports whether a mark would say nothing new.
+func (w *wal) marked() bool { return w.used == segmentHeader || w.lastMark == w.durable }
+
+// flush appends the buffer and syncs it. last is the sequence it ends with.
+func (w *wal) flush(last uint64) error {
+	name := w.segments[len(w.segments)-1].name()
+	if err := w.reserve(w.used + int64(len(w.buf)) + frameHeader); err != nil {
+		return fmt.Errorf("extend log segment %s: %w", name, err)
+	}
+	if _, err := w.f.WriteAt(w.buf, w.used); err != nil {
+		return fmt.Errorf("write log segment %s: %w", name, err)
+	}
+	if err := syncData(w.f); err != nil {
+		return fmt.Errorf("sync log segment %s: %w", name, err)
+	}
+	w.used += int64(len(w.buf))
+	w.durable = last
+	if cap(w.buf) > keepBuffer {
+		w.buf = nil
+	}
+	return nil
+}
+
+// reserve makes room up to size. The new length is synced before it is used:
+// so a segment that ends without a frame's header of zeros was cut short by
+// someone, never by a crash.
+func (w *wal) reserve(size int64) error {
+	if size <= w.alloc {
+		return nil
+	}
+	alloc := max(w.alloc, firstAlloc/2)
+	for alloc < size {
+		alloc = min(2*alloc, alloc+rotateAt)
+	}
+	if err := preallocate(w.f, alloc); err != nil {
+		return err
+	}
+	if err := w.f.Sync(); err != nil {
+		return err
+	}
+	w.bytes.Add(alloc - w.alloc)
+	w.segments[len(w.segments)-1].size = alloc
+	w.alloc = alloc
+	return nil
+}
+
+// resume goes on writing the last segment after used bytes. What follows them
+// is the rest of a torn batch, or nothing, and becomes zero.
+func (w *wal) resume(s *segment, epoch [8]byte, data []byte, used int64) error {
+	f, err := w.dir.open(s.name(), unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	w.f, w.epoch, w.used, w.alloc = f, epoch, used, int64(len(data))
+	if rest := data[used:]; !zero(rest) {
+		clear(rest)
+		if _, err := f.WriteAt(rest, used); err != nil {
+			return err
+		}
+	} else if used == segmentHeader {
+		return nil
+	}
+	// The process may have died between write and sync: what is served from
+	// now on must be on disk.
+	return f.Sync()
+}
+
+func (w *wal) close() {
+	if w.f != nil {
+		w.f.Close()
+	}
+}

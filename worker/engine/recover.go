@@ -1,0 +1,252 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// history is what the log says about one document.
+type history struct {
+	files   []fileRecord // in the order of the log
+	saved   uint64       // the highest sequence that a file is confirmed to hold
+	changes []logged
+	spans   map[*segment]uint64 // sequence of the last change in each segment
+}
+
+// logged is a change with its sequence; the text is the segment's memory.
+type logged struct {
+	seq uint64
+	op  op
+}
+
+// recover reads the log and brings every document with unsaved changes back to
+// where it was.
+func (e *Engine) recover() error {
+	names, err := e.control.names()
+	if err != nil {
+		return fmt.Errorf("list the log: %w", err)
+	}
+	e.wal = &wal{dir: e.control}
+	for _, name := range names {
+		if strings.HasPrefix(name, tempPrefix) {
+			e.control.remove(name) // of a checkpoint that never came to be
+		}
+		if first, ok := parseSegment(name); ok {
+			e.wal.segments = append(e.wal.segments, &segment{first: first, last: make(map[*document]uint64)})
+		}
+	}
+	slices.SortFunc(e.wal.segments, func(a, b *segment) int {
+		if a.first < b.first {
+			return -1
+		}
+		return 1
+	})
+	if len(e.wal.segments) == 0 {
+		return e.wal.begin(1, firstAlloc)
+	}
+	histories, err := e.readLog()
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		e.quarantine(corrupt)
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.control.remove(quarantine); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove the note of earlier damage: %w", err)
+	}
+	for name, h := range histories {
+		e.restore(name, h)
+	}
+	e.trimRecovered()
+	return nil
+}
+
+// quarantine leaves a note of why the directory is not opened. Nothing else is
+// touched, so that whoever repairs it finds what the disk held.
+func (e *Engine) quarantine(cause *CorruptError) {
+	f, err := e.control.open(quarantine, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
+	if err == nil {
+		_, err = fmt.Fprintln(f, cause)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		e.log.Warn("cannot leave a note of the damage", zap.Error(err))
+	}
+}
+
+// readLog reads all segments, and leaves the log ready to be continued.
+func (e *Engine) readLog() (map[string]*history, error) {
+	histories := make(map[string]*history)
+	w := e.wal
+	for i, s := range w.segments {
+		last := i == len(w.segments)-1
+		data, err := e.readSegment(s)
+		if err != nil {
+			return nil, err
+		}
+		s.size = int64(len(data))
+		w.bytes.Add(s.size)
+		if epoch, first, ok := readSegmentHeader(data); ok && first != s.first {
+			return nil, &CorruptError{File: s.name(), Reason: fmt.Sprintf("it begins with record %d, not the one in its name", first)}
+		} else if ok && i > 0 && first != e.seq+1 {
+			return nil, &CorruptError{File: s.name(), Reason: fmt.Sprintf("it begins with record %d, but the segment before ends with %d", first, e.seq)}
+		} else if ok && last {
+			w.epoch = epoch
+		}
+		end, next, err := scanSegment(s.name(), data, last, func(seq uint64, ops []op) {
+			for _, o := range ops {
+				note(histories, s, seq, o)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		e.seq = next - 1
+		if last {
+			if !zero(data[end:]) {
+				e.log.Warn("dropped the end of the log: a batch that was being written when the worker stopped and was never acknowledged",
+					zap.String("segment", s.name()), zap.Int("offset", end))
+			}
+			if err := w.resume(s, w.epoch, data, int64(end)); err != nil {
+				return nil, fmt.Errorf("continue log segment %s: %w", s.name(), err)
+			}
+		}
+	}
+	w.durable = e.seq
+	return histories, nil
+}
+
+func (e *Engine) readSegment(s *segment) ([]byte, error) {
+	f, err := e.control.open(s.name(), unix.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("open log segment %s: %w", s.name(), err)
+	}
+	defer f.Close()
+	if id, err := identityOfFile(f); err != nil || !id.regular {
+		return nil, fmt.Errorf("open log segment %s: %w", s.name(), errors.Join(err, errNotRegular))
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("read log segment %s: %w", s.name(), err)
+	}
+	return data, nil
+}
+
+func note(histories map[string]*history, s *segment, seq uint64, o op) {
+	if o.kind == opMark {
+		return
+	}
+	h := histories[o.document]
+	if h == nil {
+		h = &history{spans: make(map[*segment]uint64)}
+		histories[o.document] = h
+	}
+	switch o.kind {
+	case opBase:
+		h.saved = max(h.saved, o.file.seq)
+		h.files = append(h.files, o.file)
+	case opIntent:
+		h.files = append(h.files, o.file)
+	default:
+		h.changes = append(h.changes, logged{seq, o})
+		h.spans[s] = seq
+	}
+}
+
+// restore brings one document back. The log names the files that the document
+// may have: the newest one confirmed to be in place, and those that were about
+// to be. Whichever the directory holds says which changes it contains; the rest
+// is applied to it, so that nothing is applied twice and nothing is left out.
+func (e *Engine) restore(name string, h *history) {
+	if len(h.changes) == 0 || h.changes[len(h.changes)-1].seq <= h.saved {
+		return // a file edited since is simply the document now
+	}
+	d := &document{name: name}
+	e.docs[name] = d
+	for s, seq := range h.spans {
+		s.last[d] = seq
+	}
+	b, err := openBase(e.dir, name)
+	if err != nil {
+		d.failure = err
+		d.failureID, _ = e.dir.stat(d.file())
+		e.orphan(d, h)
+		return
+	}
+	found := -1
+	for i, f := range h.files {
+		if f.seq >= h.saved && f.same(b.record) {
+			found = i
+		}
+	}
+	if found < 0 {
+		e.adopt(d, b)
+		b.record.seq = h.saved
+		d.publish(d.now.snapshot())
+		e.orphan(d, h)
+		return
+	}
+	e.adopt(d, b)
+	b.record.seq = h.files[found].seq
+	d.now.seq = b.record.seq
+	before := d.now.size
+	for _, ch := range h.changes {
+		if ch.seq > b.record.seq {
+			d.now.replay(ch.op, ch.seq)
+			e.soil(d, int64(len(ch.op.text)))
+		}
+	}
+	e.total += d.now.size - before
+	d.publish(d.now.snapshot())
+}
+
+// orphan keeps the changes of a document whose file is not the one they belong
+// to. Applied to nothing they give at least every text they hold.
+func (e *Engine) orphan(d *document, h *history) {
+	d.orphan = newContent(absent(h.saved))
+	for _, ch := range h.changes {
+		if ch.seq > h.saved {
+			d.orphan.replay(ch.op, ch.seq)
+		}
+	}
+	e.log.Warn("document was edited on disk before its last changes were in the file; it takes no changes until it is loaded",
+		zap.String("document", d.name))
+}
+
+// logRecovered says in the log which file each restored document turned out to
+// have, so that the segments before are no longer needed to know.
+func (e *Engine) logRecovered() error {
+	e.mu.Lock()
+	var last *batch
+	var err error
+	for _, d := range e.docs {
+		if d.orphan != nil {
+			continue
+		}
+		if last, err = e.submit(d, opBase, d.now.base.record); err != nil {
+			break
+		}
+	}
+	e.mu.Unlock()
+	if err != nil || last == nil {
+		return err
+	}
+	return last.wait()
+}
+
+// trimRecovered deletes the segments that a crash kept from being deleted.
+func (e *Engine) trimRecovered() {
+	for len(e.wal.segments) > 1 && len(e.wal.oldest().unsaved()) == 0 {
+		if err := e.wal.dropOldest(); err != nil {
+			e.log.Warn("a log segment that is not needed any more stays: " + err.Error())
+			return
+		}
+	}
+}

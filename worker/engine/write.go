@@ -1,0 +1,194 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/phext"
+)
+
+// Result is what a write did.
+type Result struct {
+	Bytes int64  // appended, stored or removed
+	Seq   uint64 // of this change in the tenant's log
+}
+
+// Append adds text to the scroll at a place. The text is the caller's to check:
+// UTF-8 without break bytes. quota is the tenant's, in bytes, 0 for none. When
+// ctx ends first, Append returns its error, and the write happens all the same.
+// A write without effect returns when what it depends on is durable.
+func (e *Engine) Append(ctx context.Context, document string, at phext.Coordinate, text []byte, quota int64) (Result, error) {
+	return e.mutate(ctx, document, change{opAppend, at, text, quota})
+}
+
+// Put makes text the scroll at a place; empty text empties it. See [Engine.Append].
+func (e *Engine) Put(ctx context.Context, document string, at phext.Coordinate, text []byte, quota int64) (Result, error) {
+	return e.mutate(ctx, document, change{opPut, at, text, quota})
+}
+
+// Delete empties the scroll at a place. See [Engine.Append].
+func (e *Engine) Delete(ctx context.Context, document string, at phext.Coordinate) (Result, error) {
+	return e.mutate(ctx, document, change{kind: opDelete, at: at})
+}
+
+// change is a write as asked for.
+type change struct {
+	kind  opKind
+	at    phext.Coordinate
+	text  []byte
+	quota int64
+}
+
+func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	if len(ch.text) > maxText {
+		return Result{}, fmt.Errorf("text has %d bytes: at most %d are allowed", len(ch.text), maxText)
+	}
+	// Where there is no document, a write of nothing must not make one.
+	d, err := e.find(document, len(ch.text) > 0)
+	if err != nil || d == nil {
+		return Result{}, err
+	}
+	r, b, err := e.apply(d, ch)
+	if err != nil || b == nil {
+		return r, err
+	}
+	select {
+	case <-b.done:
+		return r, b.err
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
+}
+
+// apply orders a change among the others and returns the batch that makes it
+// durable.
+func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
+	d.gate.RLock()
+	same, err := e.unedited(d)
+	if err == nil && same {
+		defer d.gate.RUnlock()
+	} else {
+		// A checkpoint that has just renamed its file looks like an edit: look
+		// again when none is under way.
+		d.gate.RUnlock()
+		d.io.Lock()
+		defer d.io.Unlock()
+		d.gate.RLock()
+		defer d.gate.RUnlock()
+		if same, err = e.unedited(d); err != nil {
+			return r, nil, e.documentError(d.name, err)
+		}
+		if !same {
+			return r, nil, ErrChanged
+		}
+	}
+	var warn *zap.Logger
+	var total int64
+	err = guard(func() error {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		r, b, err = e.applyLocked(d, ch)
+		if ch.quota > 0 && err == nil {
+			nearly := e.total > ch.quota/10*9
+			if nearly && !e.warned {
+				warn, total = e.log, e.total
+			}
+			e.warned = nearly
+		}
+		return err
+	})
+	if warn != nil {
+		warn.Warn("90 % of the quota is used", zap.Int64("used_bytes", total), zap.Int64("quota_bytes", ch.quota))
+	}
+	return r, b, err
+}
+
+// unedited reports whether the document's file is the one the engine opened.
+func (e *Engine) unedited(d *document) (bool, error) {
+	id, err := e.dir.stat(d.file())
+	if err != nil {
+		return false, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return id == d.now.base.id && d.orphan == nil, nil
+}
+
+func (e *Engine) applyLocked(d *document, ch change) (Result, *batch, error) {
+	switch {
+	case e.err != nil:
+		return Result{}, nil, ErrFailed
+	case e.closing:
+		return Result{}, nil, ErrClosed
+	}
+	c := d.now
+	old := c.get(ch.at)
+	n := len(ch.text)
+	r := Result{Bytes: int64(n)}
+	switch ch.kind {
+	case opAppend:
+		n += len(old)
+	case opDelete:
+		r.Bytes = int64(len(old))
+	}
+	if n == len(old) && (n == 0 || ch.kind == opAppend) {
+		r.Seq = c.seq
+		return r, d.last, nil
+	}
+	size := c.sizeWith(ch.at, len(old), n)
+	if grow := size - c.size; ch.quota > 0 && grow > 0 && e.total+grow > ch.quota {
+		return Result{}, nil, &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
+	}
+	o := op{kind: ch.kind, document: d.name, at: ch.at}
+	var text []byte
+	switch {
+	case n == 0:
+		o.kind = opDelete
+	case ch.kind == opAppend:
+		text = c.extended(ch.at, old, ch.text)
+		o.text = text[len(old):]
+	default:
+		text = bytes.Clone(ch.text)
+		o.text = text
+	}
+	e.total += size - c.size
+	c.set(ch.at, text, size)
+	c.time = time.Now().UTC()
+	if d.touched != nil {
+		d.touched[ch.at] = struct{}{}
+	}
+	b := e.add(d, o)
+	c.seq, r.Seq = e.seq, e.seq
+	e.soil(d, int64(len(ch.text)))
+	return r, b, nil
+}
+
+// soil notes that a document has a change of n bytes that its file lacks. The
+// caller holds mu.
+func (e *Engine) soil(d *document, n int64) {
+	const overhead = 64 // of a record, about
+	d.logged += n + overhead
+	d.wrote = d.now.time
+	_, was := e.dirty[d]
+	e.dirty[d] = struct{}{}
+	due := d.logged > max(1<<20, d.now.size/4) && !d.urgent
+	d.urgent = d.urgent || due
+	if !was || due {
+		notify(e.kick)
+	}
+}
+
+// notify wakes the one goroutine that receives from ch.
+func notify(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
