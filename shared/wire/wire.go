@@ -63,7 +63,11 @@ type Document struct {
 	Name     string `json:"name"`
 	Bytes    int64  `json:"bytes"`    // length of the text, breaks included
 	Scrolls  int64  `json:"scrolls"`  // that are not empty
-	Modified string `json:"modified"` // RFC 3339, UTC
+	Modified string `json:"modified"` // RFC 3339, UTC; empty where it is not known
+
+	// Error says why the document cannot be served. Its other numbers are then
+	// what is known without reading it.
+	Error string `json:"error,omitempty"`
 }
 
 // What a worker takes at most, in bytes. The edge's own limits are lower or
