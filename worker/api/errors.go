@@ -1,0 +1,71 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/phext"
+	"github.com/sqedge/sqedge/shared/wire"
+	"github.com/sqedge/sqedge/worker/engine"
+)
+
+// explain turns what an operation failed with into what its client is told.
+// Only what is known to be fit for a client is repeated: other errors may hold
+// paths.
+func (h *handler) explain(r *request, err error) *wire.Error {
+	var (
+		known  *wire.Error
+		quota  *engine.QuotaError
+		broken *engine.DocumentError
+	)
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &quota):
+		return wire.Errorf(http.StatusInsufficientStorage,
+			"quota exceeded: %d of %d bytes are used and this write needs %d more", quota.Used, quota.Quota, quota.Need)
+	case errors.Is(err, engine.ErrNotFound):
+		return wire.Errorf(http.StatusNotFound, "no document %q", r.document)
+	case errors.Is(err, engine.ErrChanged):
+		return wire.Errorf(http.StatusConflict,
+			"the file of document %q was changed by someone else: load the document, then repeat the request", r.document)
+	case errors.As(err, &broken):
+		return &wire.Error{Status: http.StatusServiceUnavailable, Err: err,
+			Message: fmt.Sprintf("document %q cannot be served: %s", broken.Document, reason(err))}
+	case errors.Is(err, engine.ErrFailed), errors.Is(err, engine.ErrClosed):
+		return &wire.Error{Status: http.StatusServiceUnavailable, RetryAfter: 1, Err: err,
+			Message: "the worker is restarting: try again"}
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &wire.Error{Status: http.StatusServiceUnavailable, RetryAfter: 1, Err: err,
+			Message: "the request was given up before it was done"}
+	}
+	return &wire.Error{Status: http.StatusServiceUnavailable, RetryAfter: 1, Err: err,
+		Message: "the request failed inside the worker: its log says why"}
+}
+
+// reason says why a document cannot be served.
+func reason(err error) string {
+	var bad *phext.TextError
+	if errors.As(err, &bad) {
+		return bad.Error()
+	}
+	return "its file cannot be read"
+}
+
+// refuse answers with e. A failed delta has an empty body, because a client
+// merges any body into its user's file.
+func (h *handler) refuse(w *answer, r *http.Request, e *wire.Error) {
+	if e.Status >= http.StatusInternalServerError && e.Err != nil {
+		h.Logger.Error("a request failed",
+			zap.String("path", r.URL.Path), zap.Int("status", e.Status), zap.Error(e.Err))
+	}
+	if r.URL.Path == "/"+string(wire.Delta) {
+		wire.WriteDeltaError(w, e)
+		return
+	}
+	wire.WriteError(w, r, e)
+}
