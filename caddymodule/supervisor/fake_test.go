@@ -1,0 +1,181 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// The test binary is also a worker, for what the real one never does: it keeps
+// the contract of package wire, but for the fault that the file "fault" of its
+// data directory names. And it is an edge, to be killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "serve":
+			fakeWorker(os.Args[3], os.Args[5])
+			os.Exit(0)
+		case "edge":
+			fakeEdge(os.Args[2:])
+			os.Exit(0)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// Faults of a fake worker.
+const (
+	faultCrash      = "crash"       // panics before it is ready
+	faultRefuse     = "refuse"      // says why it will not serve
+	faultNeverReady = "never-ready" // says nothing
+	faultNoDrain    = "no-drain"    // goes on when told to end
+)
+
+func fakeWorker(tenant, dir string) {
+	signal.Ignore(syscall.SIGPIPE)
+	if got := os.Args[1:]; len(got) != 5 || got[1] != "-tenant" || got[3] != "-dir" || len(os.Environ()) != 0 {
+		panic(fmt.Sprintf("arguments %q, environment %q", got, os.Environ()))
+	}
+	owned, err := os.OpenFile(filepath.Join(dir, "owner"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	if err := syscall.Flock(int(owned.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		panic("two workers own one directory")
+	}
+	appendLine(filepath.Join(dir, "starts"), fmt.Sprint(os.Getpid()))
+	fault, _ := os.ReadFile(filepath.Join(dir, "fault"))
+	ready := os.NewFile(wire.FDReady, "ready")
+	switch string(fault) {
+	case faultCrash:
+		panic("fault asked for")
+	case faultRefuse:
+		fmt.Fprintln(ready, "the data is refused")
+		os.Exit(1)
+	case faultNeverReady:
+		select {}
+	}
+	inherited := os.NewFile(wire.FDListener, "listener")
+	listener, err := net.FileListener(inherited)
+	if err != nil {
+		panic(err)
+	}
+	inherited.Close()
+	w := &fake{tenant: tenant, dir: dir, entered: make(chan struct{}), left: make(chan struct{}), listener: listener}
+	server := &http.Server{Handler: w}
+	go server.Serve(listener)
+	fmt.Fprintln(ready, wire.Ready)
+	ready.Close()
+	io.Copy(io.Discard, os.NewFile(wire.FDLifeline, "lifeline"))
+	if string(fault) == faultNoDrain {
+		select {}
+	}
+	if !w.deaf {
+		server.Shutdown(context.Background())
+	}
+}
+
+type fake struct {
+	tenant, dir   string
+	listener      net.Listener
+	deaf          bool
+	enter, leave  sync.Once
+	entered, left chan struct{} // closed by the first request for /hang or /stream
+}
+
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/who":
+		fmt.Fprintf(w, "%d %s %s", os.Getpid(), f.tenant, f.dir)
+	case "/echo":
+		io.Copy(w, r.Body)
+	case "/execute": // notes the request's body before it answers
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		appendLine(filepath.Join(f.dir, "executed"), string(body))
+		if r.URL.RawQuery == "die" {
+			die()
+		}
+	case "/hang", "/stream": // until the client goes away
+		if r.URL.Path == "/stream" {
+			io.WriteString(w, "begun")
+			w.(http.Flusher).Flush()
+		}
+		f.enter.Do(func() { close(f.entered) })
+		<-r.Context().Done()
+		f.leave.Do(func() { close(f.left) })
+	case "/entered": // answers once there was a request for /hang or /stream
+		<-f.entered
+	case "/left": // and once it was cancelled
+		<-f.left
+	case "/deafen": // takes no connection from now on, but does not end
+		f.deaf = true
+		f.listener.Close()
+		w.Header().Set("Connection", "close")
+	case "/die":
+		die()
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func die() {
+	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+func appendLine(path, line string) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(line + "\n"); err != nil {
+		panic(err)
+	}
+}
+
+func readLines(t *testing.T, path string) []string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(data))
+}
+
+// fakeEdge starts a worker, answers its first request on stdout, and waits to be
+// killed. Its arguments are worker binary, run directory, tenant, data directory
+// and the request's URI.
+func fakeEdge(args []string) {
+	s, err := New(Config{Worker: args[0], RunDir: args[1], Logger: zap.NewExample()})
+	if err != nil {
+		panic(err)
+	}
+	r, err := http.NewRequest(http.MethodGet, args[4], nil)
+	if err != nil {
+		panic(err)
+	}
+	resp, err := s.RoundTrip(Spec{Tenant: args[2], DataDir: args[3]}, r)
+	if err != nil {
+		panic(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	select {}
+}

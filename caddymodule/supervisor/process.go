@@ -1,0 +1,198 @@
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// maxSocketPath is the longest path that the kernel binds a socket to, which is
+// 107 bytes on Linux; the last byte is a NUL.
+const maxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
+
+// maxReadyLine bounds what a worker may say on its ready pipe, in bytes.
+const maxReadyLine = 2048
+
+func socketPath(runDir, tenant string) string {
+	return filepath.Join(runDir, tenant+".sock")
+}
+
+// process is a worker's process and our ends of its pipes.
+type process struct {
+	pid      int
+	cmd      *exec.Cmd
+	lifeline *os.File // write end; closing it tells the worker to drain
+	closed   sync.Once
+	ready    *os.File      // read end
+	exited   chan struct{} // closed once it is reaped and its last line logged
+	killed   atomic.Bool   // by us
+	lastLine string        // the first line of its last words; valid once exited is closed
+}
+
+// spawn starts a worker with a new listening socket.
+func spawn(binary, socket string, spec Spec, logger *zap.Logger) (_ *process, err error) {
+	var theirs []*os.File // the worker's ends: listener, lifeline, ready, stderr
+	p := &process{exited: make(chan struct{})}
+	var stderr *os.File
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			for _, f := range []*os.File{p.lifeline, p.ready, stderr} {
+				f.Close() // of nil does nothing
+			}
+			err = fmt.Errorf("starting the worker: %w", err)
+		}
+	}()
+
+	listener, err := listen(socket)
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, listener)
+	lifeline, ours, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	theirs, p.lifeline = append(theirs, lifeline), ours
+	ours, ready, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	theirs, p.ready = append(theirs, ready), ours
+	stderr, errs, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, errs)
+
+	p.cmd = &exec.Cmd{
+		Path: binary,
+		Args: []string{filepath.Base(binary), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir},
+		// The edge's environment may hold secrets, and a worker needs none.
+		Env:        []string{},
+		Dir:        "/",
+		Stderr:     errs,
+		ExtraFiles: []*os.File{listener, lifeline, ready}, // in the order of wire.FDListener and so on
+		// A terminal's interrupt goes to the edge alone, which then drains.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	p.pid = p.cmd.Process.Pid
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		p.lastLine = relog(stderr, logger)
+	}()
+	go func() {
+		p.cmd.Wait() // the outcome is in cmd.ProcessState
+		// All it wrote is in the pipe. A stray child of its own that holds the
+		// other end must not hold us up.
+		stderr.SetReadDeadline(time.Now().Add(time.Second))
+		<-logged
+		stderr.Close()
+		close(p.exited)
+	}()
+	return p, nil
+}
+
+// listen makes the socket that a worker inherits. The edge keeps no handle of
+// it: when the worker dies the kernel resets what waits in the backlog and
+// refuses what comes later, at once, so that no request hangs there and a
+// refused one is known to be unsent.
+func listen(path string) (*os.File, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("socket path %s has %d bytes, and the kernel takes at most %d: choose a shorter run_dir", path, len(path), maxSocketPath)
+	}
+	// What is there is of a generation that is gone, or of an edge that was
+	// killed.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, err
+	}
+	return l.File()
+}
+
+// awaitReady returns the line that the worker writes on its ready pipe. An
+// error that is not a missed deadline means that it wrote none.
+func (p *process) awaitReady(timeout time.Duration) (string, error) {
+	defer p.ready.Close()
+	p.ready.SetReadDeadline(time.Now().Add(timeout))
+	line, err := bufio.NewReader(io.LimitReader(p.ready, maxReadyLine)).ReadString('\n')
+	line = strings.TrimSuffix(line, "\n")
+	if line != "" && err == io.EOF {
+		return line, nil // cut short
+	}
+	if err == io.EOF {
+		return "", errors.New("it ended before it was ready")
+	}
+	return line, err
+}
+
+func (p *process) closeLifeline() {
+	p.closed.Do(func() { p.lifeline.Close() })
+}
+
+// kill sends SIGKILL.
+func (p *process) kill() {
+	p.killed.Store(true)
+	p.cmd.Process.Kill()
+}
+
+// endWithin tells the process to end, kills it if it does not in time, and
+// returns once it is gone. It reports whether it had to kill.
+func (p *process) endWithin(timeout time.Duration) bool {
+	p.closeLifeline()
+	select {
+	case <-p.exited:
+		return false
+	case <-time.After(timeout):
+		p.kill()
+		<-p.exited
+		return true
+	}
+}
+
+// exitReason classifies the end of a process that has exited.
+func (p *process) exitReason() string {
+	switch {
+	case p.cmd.ProcessState != nil && p.cmd.ProcessState.Success():
+		return exitDrained
+	case p.killed.Load():
+		return exitKilled
+	default:
+		return exitCrashed
+	}
+}
+
+// obituary says how a process that has exited did so.
+func (p *process) obituary() string {
+	s := p.cmd.ProcessState.String()
+	if p.lastLine != "" {
+		s += ": " + p.lastLine
+	}
+	return s
+}

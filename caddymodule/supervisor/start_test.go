@@ -1,0 +1,264 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestNewRefusesRunDir(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(t.TempDir(), "open")
+	if err := os.Mkdir(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, open, filepath.Join(file, "below")} {
+		if _, err := New(Config{Worker: "sq-worker", RunDir: dir}); err == nil || !strings.Contains(err.Error(), "run_dir") {
+			t.Errorf("New with run_dir %s: error %v, want one that names run_dir", dir, err)
+		}
+	}
+}
+
+func TestRunDirAndSocketArePrivate(t *testing.T) {
+	s, _ := mustNew(t, Config{})
+	spec := mustSpec(t, "acme")
+	mustGet(t, s, spec, "/who")
+	for path, want := range map[string]os.FileMode{
+		s.cfg.RunDir:                             os.ModeDir | 0o700,
+		filepath.Join(s.cfg.RunDir, "acme.sock"): os.ModeSocket | 0o600,
+	} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode() != want {
+			t.Errorf("%s has mode %v, want %v", filepath.Base(path), info.Mode(), want)
+		}
+	}
+}
+
+// A worker that cannot be started fails the request with the reason, and the
+// next request after the backoff tries again.
+func TestStartFails(t *testing.T) {
+	tests := []struct {
+		name   string
+		break_ func(*Config, *Spec)
+		want   string // in the error
+		exits  string // the reason that is counted, "" if no process began
+	}{
+		{"no binary", func(c *Config, _ *Spec) { c.Worker = "/nonexistent/sq-worker" }, "no such file", ""},
+		{"socket path too long", func(_ *Config, s *Spec) { s.Tenant = strings.Repeat("a", 120) }, "shorter run_dir", ""},
+		{"crash", func(_ *Config, s *Spec) { mustFault(t, *s, faultCrash) }, "panic: fault asked for", exitCrashed},
+		{"refusal", func(_ *Config, s *Spec) { mustFault(t, *s, faultRefuse) }, "the data is refused", exitCrashed},
+		{"never ready", func(c *Config, s *Spec) {
+			mustFault(t, *s, faultNeverReady)
+			c.StartTimeout = 200 * time.Millisecond
+		}, "not ready after 200ms", exitKilled},
+		{"no directory", func(_ *Config, s *Spec) { s.DataDir = "/nonexistent" }, "no such file", exitCrashed},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, spec := Config{}, mustSpec(t, "acme")
+			tt.break_(&cfg, &spec)
+			s, _ := mustNew(t, cfg)
+			_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+			got := wantUnavailable(t, err)
+			if !strings.Contains(got.Error(), tt.want) || got.RetryAfter <= 0 || got.RetryAfter > backoffMin {
+				t.Errorf("error %v, retry after %v; want %q in it and at most %v", got, got.RetryAfter, tt.want, backoffMin)
+			}
+			if st := s.Status(spec.Tenant); st.PID != 0 || st.Starts != 1 || st.Crashes != 1 || !strings.Contains(st.LastError, tt.want) {
+				t.Errorf("status %+v, want no process, one start, one crash and the reason", st)
+			}
+			for _, reason := range []string{exitCrashed, exitKilled, exitDrained} {
+				want := 0.0
+				if reason == tt.exits {
+					want = 1
+				}
+				if n := testutil.ToFloat64(s.metrics.exits.WithLabelValues(reason)); n != want {
+					t.Errorf("%v exits as %s, want %v", n, reason, want)
+				}
+			}
+		})
+	}
+}
+
+func TestManyFirstRequestsStartOneWorker(t *testing.T) {
+	s, _ := mustNew(t, Config{})
+	spec := mustSpec(t, "acme")
+	ctx := testContext(t)
+	answers := make([]string, 200)
+	errs := make([]error, len(answers))
+	var wg sync.WaitGroup
+	for i := range answers {
+		wg.Go(func() { answers[i], errs[i] = do(s, spec, request(ctx, http.MethodGet, "/who", "")) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range answers {
+		if a != answers[0] {
+			t.Fatalf("answers of %q and %q", answers[0], a)
+		}
+	}
+	if starts := readLines(t, filepath.Join(spec.DataDir, "starts")); len(starts) != 1 {
+		t.Fatalf("processes %v were started, want one", starts)
+	}
+}
+
+// More tenants than may start at once all get their worker in the end, and a
+// waiting request that is cancelled leaves at once.
+func TestStartsAreBounded(t *testing.T) {
+	s, _ := mustNew(t, Config{MaxStarts: 1})
+	stuck := mustSpec(t, "stuck")
+	mustFault(t, stuck, faultNeverReady)
+	ctx, cancel := context.WithCancelCause(testContext(t))
+	stuckErr := make(chan error, 1)
+	go func() {
+		_, err := do(s, stuck, request(ctx, http.MethodGet, "/who", ""))
+		stuckErr <- err
+	}()
+	waitFor(t, "the first worker to hold the only place", func() bool { return s.Status("stuck").PID != 0 })
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		spec := mustSpec(t, fmt.Sprintf("t%d", i))
+		wg.Go(func() { _, errs[i] = do(s, spec, request(testContext(t), http.MethodGet, "/who", "")) })
+	}
+	left := errors.New("left")
+	cancel(left)
+	if err := <-stuckErr; err != left {
+		t.Fatalf("the cancelled request got %v, want %v", err, left)
+	}
+	waitFor(t, "the others to be in the queue", func() bool { return len(s.Statuses()) == 1+len(errs) })
+	for _, st := range s.Statuses() {
+		if st.Tenant != "stuck" && st.PID != 0 {
+			t.Errorf("%s was started beside the only one that may be starting", st.Tenant)
+		}
+	}
+	s.tenant("stuck").current.kill()
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCrashLoopBacksOffAndHeals(t *testing.T) {
+	s, _ := mustNew(t, Config{})
+	spec, other := mustSpec(t, "acme"), mustSpec(t, "other")
+	mustFault(t, spec, faultCrash)
+	// Each request either sees a start fail or is refused without one; the
+	// latter comes once the backoff is longer than a request waits.
+	var refused *ErrUnavailable
+	starts := 0
+	for refused == nil {
+		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+		u := wantUnavailable(t, err)
+		if now := s.Status("acme").Starts; now == starts {
+			refused = u
+		} else if starts = now; starts > 20 {
+			t.Fatal("20 starts failed and the next was still tried at once")
+		}
+	}
+	if refused.RetryAfter <= maxBackoffWait || !strings.Contains(refused.Error(), "fault asked for") {
+		t.Errorf("refused with %v, retry after %v; want the reason of the last failure and more than %v", refused, refused.RetryAfter, maxBackoffWait)
+	}
+	if st := s.Status("acme"); st.State != Broken || st.RetryIn <= 0 || st.Crashes != starts {
+		t.Errorf("status %+v, want broken after %d crashes", st, starts)
+	}
+	mustGet(t, s, other, "/who") // is not affected
+
+	mustFault(t, spec, "")
+	for {
+		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+		if err == nil {
+			break
+		}
+		time.Sleep(wantUnavailable(t, err).RetryAfter) // as a client does
+	}
+	if st := s.Status("acme"); st.State != Ready || st.Starts != starts+1 {
+		t.Errorf("status %+v, want ready at the first start after the fault", st)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	now := time.Now()
+	var b backoff
+	if b.remaining(now) != 0 {
+		t.Error("a start must wait before any failure")
+	}
+	for i, most := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000} {
+		most *= time.Millisecond
+		b.failed(now, 0)
+		if got := b.remaining(now); got < most/2 || got > most {
+			t.Errorf("after %d failures: %v, want %v to %v", i+1, got, most/2, most)
+		}
+	}
+	if got := b.remaining(now.Add(backoffMax)); got != 0 {
+		t.Errorf("%v remain after the longest backoff", got)
+	}
+	b.failed(now, healthyAfter-1)
+	if got := b.remaining(now); got < backoffMax/2 {
+		t.Errorf("%v after a short life, want the longest backoff", got)
+	}
+	b.failed(now, healthyAfter)
+	if got := b.remaining(now); got > backoffMin {
+		t.Errorf("%v after a long life, want the shortest backoff", got)
+	}
+	for range 100 { // no overflow
+		b.failed(now, 0)
+	}
+	if got := b.remaining(now); got < backoffMax/2 || got > backoffMax {
+		t.Errorf("%v after 100 failures", got)
+	}
+}
+
+func TestStatusAndMetrics(t *testing.T) {
+	s, _ := mustNew(t, Config{})
+	spec := mustSpec(t, "acme")
+	if st := s.Status("acme"); st != (Status{Tenant: "acme", State: Asleep}) {
+		t.Errorf("status of a tenant never asked for: %+v", st)
+	}
+	pid := mustPID(t, s, spec)
+	st := s.Status("acme")
+	if st.State != Ready || st.PID != pid || st.Starts != 1 || st.Crashes != 0 || st.LastError != "" || st.StartedAt.IsZero() {
+		t.Errorf("status %+v, want ready as process %d", st, pid)
+	}
+	if _, err := os.Stat("/proc/self/statm"); err == nil && st.RSS < 1<<20 {
+		t.Errorf("resident memory %d bytes", st.RSS)
+	}
+	if all := s.Statuses(); len(all) != 1 || all[0].PID != pid {
+		t.Errorf("statuses %+v", all)
+	}
+	if n := testutil.ToFloat64(s.metrics.running); n != 1 {
+		t.Errorf("%v workers running, want 1", n)
+	}
+	if err := s.Stop(testContext(t), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Status("acme"); st.State != Asleep || st.PID != 0 || st.Crashes != 0 {
+		t.Errorf("status %+v after a drain, want asleep", st)
+	}
+	if n := testutil.ToFloat64(s.metrics.exits.WithLabelValues(exitDrained)); n != 1 {
+		t.Errorf("%v exits as drained, want 1", n)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(s)
+	problems, err := testutil.GatherAndLint(registry)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v, %v", problems, err)
+	}
+}
