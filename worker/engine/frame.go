@@ -198,6 +198,13 @@ func readFrame(b []byte, epoch [8]byte) (f frame, ok bool) {
 	return f, f.durable < f.seq && crc32.Checksum(f.payload, castagnoli) == binary.LittleEndian.Uint32(b[24:])
 }
 
+// beyond reports whether b begins with a frame that verifies as far as its
+// header goes and is longer than b.
+func beyond(b []byte, epoch [8]byte) bool {
+	return int(binary.LittleEndian.Uint32(b[4:])) > len(b)-frameHeader &&
+		binary.LittleEndian.Uint32(b) == checkFrame(epoch, b[:frameHeader])
+}
+
 func appendSegmentHeader(dst []byte, epoch [8]byte, first uint64) []byte {
 	start := len(dst)
 	dst = append(dst, segmentMagic...)
@@ -246,8 +253,9 @@ func scanSegment(name string, data []byte, last bool, record func(seq uint64, op
 		at += f.size
 	}
 	rest := data[at:]
-	if len(rest) < frameHeader {
-		// A segment always extends a frame's header beyond its last record.
+	if len(rest) < frameHeader || !zero(rest[len(rest)-frameHeader:]) || beyond(rest, epoch) {
+		// A segment is made longer, and that is synced, before records come
+		// within a frame's header of its end: someone cut it.
 		return 0, 0, &CorruptError{File: name, Offset: int64(len(data)), Reason: "it was cut short"}
 	}
 	if zero(rest) {
