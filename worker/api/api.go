@@ -88,7 +88,9 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if w.started {
-		h.Logger.Warn("an answer was cut short", zap.String("path", r.URL.Path), zap.Error(err))
+		if r.Context().Err() == nil { // else the client went away, as clients do
+			h.Logger.Warn("an answer was cut short", zap.String("path", r.URL.Path), zap.Error(err))
+		}
 		panic(http.ErrAbortHandler)
 	}
 	h.refuse(w, r, h.explain(req, err))

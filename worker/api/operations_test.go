@@ -156,7 +156,7 @@ func TestHead(t *testing.T) {
 	w.MustAnswer(t, "POST", "/replace?"+whole, strings.Repeat("a line of text\n", 10_000)+"\x17two", "Replaced notes.phext: 150004 bytes")
 	for op := range operations {
 		r, _ := rule(op)
-		if r.Method() != http.MethodGet {
+		if r.Write || op == wire.Where {
 			continue
 		}
 		target := "/" + string(op) + "?c=acme"
@@ -166,13 +166,13 @@ func TestHead(t *testing.T) {
 		if r.Document {
 			target += "&p=notes"
 		}
-		get, _ := w.MustDo(t, "GET", target, "")
+		get, _ := w.MustDo(t, r.Method(), target, "")
 		head, body := w.MustDo(t, "HEAD", target, "")
 		if head.StatusCode != 200 || body != "" {
 			t.Errorf("HEAD %s: %d %s", target, head.StatusCode, clip(body))
 		}
 		if a, b := get.Header.Get("Content-Type"), head.Header.Get("Content-Type"); a == "" || a != b {
-			t.Errorf("%s has the type %q to GET and %q to HEAD", target, a, b)
+			t.Errorf("%s has the type %q to %s and %q to HEAD", target, a, r.Method(), b)
 		}
 		if get.ContentLength >= 0 && head.ContentLength >= 0 && get.ContentLength != head.ContentLength && op != opMetrics {
 			t.Errorf("%s has %d bytes to GET and %d to HEAD", target, get.ContentLength, head.ContentLength)

@@ -47,7 +47,7 @@ type request struct {
 // rule returns what is known of the operation a path names.
 func rule(op wire.Op) (wire.Rule, bool) {
 	if op == opStats || op == opMetrics {
-		return wire.Rule{}, true
+		return wire.Rule{Methods: []string{http.MethodGet}}, true
 	}
 	r, ok := wire.Rules[op]
 	return r, ok
@@ -62,11 +62,13 @@ func (h *handler) parse(r *http.Request) (*request, error) {
 	if !ok {
 		return req, wire.Errorf(http.StatusNotFound, "no such operation")
 	}
-	if method := rule.Method(); r.Method != method && !(r.Method == http.MethodHead && method == http.MethodGet) {
-		if method == http.MethodGet {
-			method = "GET, HEAD"
-		}
-		return req, &wire.Error{Status: http.StatusMethodNotAllowed, Message: "method not allowed: use " + method, Allow: method}
+	allowed := []string{rule.Method()}
+	if slices.Contains(rule.Methods, http.MethodGet) && !rule.Write {
+		allowed = append(allowed, http.MethodHead) // wherever GET reads in public, which a delta does too
+	}
+	if !slices.Contains(allowed, r.Method) {
+		list := strings.Join(allowed, ", ")
+		return req, &wire.Error{Status: http.StatusMethodNotAllowed, Message: "method not allowed: use " + list, Allow: list}
 	}
 
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -165,7 +167,11 @@ func (r *request) text(w *answer, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	// A length that is only announced does not make the worker allocate it.
-	text := make([]byte, 0, 1+max(0, min(r.ContentLength, 1<<20)))
+	size := min(r.ContentLength, 1<<20)
+	if size < 0 {
+		size = 511
+	}
+	text := make([]byte, 0, size+1)
 	for {
 		if len(text) == cap(text) {
 			text = slices.Grow(text, len(text))

@@ -259,7 +259,7 @@ func TestDeltaFailsWithoutABody(t *testing.T) {
 		})
 	}
 	resp, _ := w.MustDo(t, "GET", "/delta?"+whole, "")
-	if resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST" {
+	if resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST, HEAD" {
 		t.Errorf("by GET: %d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
 	}
 }
