@@ -105,8 +105,8 @@ func TestBrokenDocuments(t *testing.T) {
 			t.Errorf("document %d is %+v, want %+v", i, got, want)
 		}
 	}
-	if lines := w.MustGet(t, "/documents?c=acme"); !strings.HasSuffix(lines, "\tinvalid UTF-8 at byte 3\n") {
-		t.Errorf("documents: %q", lines)
+	if list := w.MustGet(t, "/documents?c=acme"); !strings.HasSuffix(list, "\tinvalid UTF-8 at byte 3\n") {
+		t.Errorf("documents: %q", list)
 	}
 
 	// A good file over a bad one heals it.
@@ -144,11 +144,14 @@ func TestClosedEngine(t *testing.T) {
 	w.MustAnswer(t, "GET", "/version?c=acme", "", testVersion)
 }
 
+// lines is the body of every scroll of long.
+var lines = strings.Repeat("all work and no play\n", 2000)
+
 // long is a document larger than all buffers between worker and client.
 func long() string {
 	var b strings.Builder
 	for i := range 300 {
-		fmt.Fprintf(&b, "scroll %d\n%s\x17", i+1, strings.Repeat("all work and no play\n", 2000))
+		fmt.Fprintf(&b, "scroll %d\n%s\x17", i+1, lines)
 	}
 	return b.String()
 }
@@ -160,7 +163,11 @@ func TestSlowReader(t *testing.T) {
 	text := long()
 	MustPlace(t, dir, "notes", text)
 	w := MustServe(t, dir, testTenant)
-	for _, op := range []string{"get", "json-export"} {
+	for _, tt := range []struct {
+		op      string
+		removed int // what there is to delete: the last scroll, and then nothing
+	}{{"get", len("scroll 300\n" + lines)}, {"json-export", 0}} {
+		op := tt.op
 		before := w.MustGet(t, "/"+op+"?"+whole)
 		resp, err := w.client.Do(MustRequest(t, "GET", "/"+op+"?"+whole, nil))
 		if err != nil {
@@ -169,7 +176,7 @@ func TestSlowReader(t *testing.T) {
 		defer resp.Body.Close()
 		// Nothing of the body is read yet, and most of it is not sent.
 		w.MustAnswer(t, "POST", "/update?"+good, op, fmt.Sprintf("Updated %d bytes", len(op)))
-		w.MustAnswer(t, "POST", "/delete?p=notes&c=acme.1.1.1/1.1.1/1.1.300", "", fmt.Sprintf("Removed %d bytes", map[string]int{"get": 42011}[op]))
+		w.MustAnswer(t, "POST", "/delete?p=notes&c=acme.1.1.1/1.1.1/1.1.300", "", fmt.Sprintf("Removed %d bytes", tt.removed))
 		w.MustAnswer(t, "GET", "/select?"+good, "", op)
 		w.MustAnswer(t, "GET", "/load?"+whole, "", "Loaded notes.phext")
 		got, err := io.ReadAll(resp.Body)
@@ -187,7 +194,7 @@ func TestTruncatedUnderTheWorker(t *testing.T) {
 	MustPlace(t, dir, "notes", text)
 	MustPlace(t, dir, "other", "unharmed")
 	w := MustServe(t, dir, testTenant)
-	w.MustAnswer(t, "GET", "/select?"+good, "", "scroll 1\n"+strings.Repeat("all work and no play\n", 2000))
+	w.MustAnswer(t, "GET", "/select?"+good, "", "scroll 1\n"+lines)
 
 	resp, err := w.client.Do(MustRequest(t, "GET", "/get?"+whole, nil))
 	if err != nil {

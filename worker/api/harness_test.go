@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -89,16 +90,22 @@ func MustServe(t *testing.T, dir, tenant string) *worker {
 // header says otherwise. It returns the answer with its whole body.
 func (w *worker) MustDo(t *testing.T, method, target, body string, header ...string) (*http.Response, string) {
 	t.Helper()
-	resp, err := w.client.Do(MustRequest(t, method, target, strings.NewReader(body), header...))
+	resp, got, err := w.do(MustRequest(t, method, target, strings.NewReader(body), header...))
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, target, err)
 	}
+	return resp, got
+}
+
+// do is MustDo for goroutines that must not end the test.
+func (w *worker) do(req *http.Request) (*http.Response, string, error) {
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return nil, "", err
+	}
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatalf("%s %s: read the answer: %v", method, target, err)
-	}
-	return resp, string(got)
+	return resp, string(got), err
 }
 
 // MustRequest makes a request; header holds names and values by turns.
@@ -139,10 +146,10 @@ func (w *worker) MustGet(t *testing.T, target string) string {
 	return got
 }
 
-// clip quotes s, shortened for a test's output.
+// clip quotes s for a test's output, and leaves most of it out where it is long.
 func clip(s string) string {
 	if len(s) > 300 {
-		s = s[:300] + "…"
+		return strconv.Quote(s[:300]) + "…"
 	}
-	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "␀"), "�")
+	return strconv.Quote(s)
 }
