@@ -82,9 +82,9 @@ func TestContainerfile(t *testing.T) {
 
 	// Every folder that the binaries are compiled from is copied.
 	const module = "github.com/sqedge/sqedge/"
-	out, err := exec.Command("go", "list", "-deps", "-tags", "nobadger,nomysql,nopgx", "../caddymodule", "../worker").Output()
+	out, err := exec.Command("go", "list", "-deps", "-tags", "nobadger,nomysql,nopgx", "../caddymodule", "../worker").CombinedOutput()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("go list: %v\n%s", err, out)
 	}
 	ours := 0
 	for line := range strings.Lines(string(out)) {

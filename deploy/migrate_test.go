@@ -215,6 +215,13 @@ func TestMigrateFails(t *testing.T) {
 			want: "changed during the copy",
 		},
 		{
+			name: "source renames a document during the copy",
+			setup: func(_ *testing.T, m *migration) {
+				m.instrument(`"$real" "$@" || exit; mv "$SQ_FROM/odyssey.phext" "$SQ_FROM/odysseus.phext"`, "cp")
+			},
+			want: "changed during the copy",
+		},
+		{
 			name: "source gets a link before the copy",
 			setup: func(_ *testing.T, m *migration) {
 				m.instrument(`ln -sf /etc/passwd "$SQ_FROM/empty.phext"; exec "$real" "$@"`, "cp")
