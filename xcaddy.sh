@@ -38,7 +38,9 @@ build() {
 	# it is told the Caddy version that go.mod pins.
 	local caddy
 	caddy=$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)
-	CGO_ENABLED=0 XCADDY_GO_BUILD_FLAGS="-tags=$tags -trimpath -ldflags=-s" \
+	# Nor may go look for our module anywhere but here.
+	GONOPROXY=github.com/sqedge GOVCS=github.com/sqedge:off \
+		CGO_ENABLED=0 XCADDY_GO_BUILD_FLAGS="-tags=$tags -trimpath -ldflags=-s" \
 		go tool xcaddy build "$caddy" \
 		--with github.com/sqedge/sqedge/caddymodule \
 		--replace "github.com/sqedge/sqedge=$PWD" \

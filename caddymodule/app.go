@@ -1,0 +1,201 @@
+// Package caddymodule is the edge: a Caddy app that keeps the tenants' registry
+// and their workers, and the HTTP handlers that authenticate a request, rewrite
+// it for its tenant and hand it to that tenant's worker.
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App is the Caddy app named sq. It holds the tenants' registry and supervises
+// one worker process for each tenant that has been asked for. Both outlive a
+// config reload: a reload that leaves the paths and the worker's timeouts alone
+// keeps every worker running.
+type App struct {
+	// Config is the path of tenants.json. It is watched: a change is in force
+	// within a second, and a bad file leaves the last good one in force.
+	// Default: the environment variable SQ_CONFIG, else /etc/sq/tenants.json.
+	Config string `json:"config,omitempty"`
+
+	// DataRoot is the directory in which the admin API creates the data
+	// directories of new tenants, and in which it archives those of deleted
+	// ones, under .archive. Tenants in the file may live elsewhere.
+	// Default: SQ_DATA_ROOT, else /var/lib/sq/tenants.
+	DataRoot string `json:"data_root,omitempty"`
+
+	// RunDir is the directory of the workers' unix sockets. It is created
+	// with mode 0700. Keep it short: a socket's whole path has at most 107
+	// bytes. Default: SQ_RUN_DIR, else /run/sq.
+	RunDir string `json:"run_dir,omitempty"`
+
+	// Worker is the path of the sq-worker binary. Default: SQ_WORKER, else
+	// sq-worker in the directory of the caddy binary.
+	Worker string `json:"worker,omitempty"`
+
+	// MaxScroll is the largest text of one request in bytes; a larger one is
+	// answered 413. Default: 16 MiB.
+	MaxScroll int64 `json:"max_scroll,omitempty"`
+
+	// MaxDocument is the largest document in bytes that may be put whole with
+	// PUT documents/{p}; a larger one is answered 413. Default: 1 GiB.
+	MaxDocument int64 `json:"max_document,omitempty"`
+
+	// CORSOrigins are the web origins whose pages may use the API, such as
+	// https://app.example.com. Default: every origin, as "*".
+	CORSOrigins []string `json:"cors_origins,omitempty"`
+
+	// StartTimeout is how long a worker may take until it serves; it is
+	// killed after that and its requests are answered 503. Default: 15s.
+	StartTimeout caddy.Duration `json:"start_timeout,omitempty"`
+
+	// ResponseTimeout is how long a worker may take until the first byte of
+	// its answer; the request is answered 504 after that. Default: 60s.
+	ResponseTimeout caddy.Duration `json:"response_timeout,omitempty"`
+
+	// DrainTimeout is how long a worker may take to finish its requests and
+	// write its checkpoints when it is told to go; it is killed after that,
+	// which loses nothing that was acknowledged. Default: 20s.
+	DrainTimeout caddy.Duration `json:"drain_timeout,omitempty"`
+
+	runtime *runtime
+	logger  *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "sq",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision fills in the defaults and takes hold of the runtime shared with the
+// config in force, if its paths are the same. It starts nothing, since caddy
+// validate provisions too.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	setDefault(&a.Config, "SQ_CONFIG", "/etc/sq/tenants.json")
+	setDefault(&a.DataRoot, "SQ_DATA_ROOT", "/var/lib/sq/tenants")
+	setDefault(&a.RunDir, "SQ_RUN_DIR", "/run/sq")
+	setDefault(&a.Worker, "SQ_WORKER", besideExecutable("sq-worker"))
+	if a.MaxScroll == 0 {
+		a.MaxScroll = 16 << 20
+	}
+	if a.MaxDocument == 0 {
+		a.MaxDocument = 1 << 30
+	}
+	if a.StartTimeout == 0 {
+		a.StartTimeout = caddy.Duration(15 * time.Second)
+	}
+	if a.ResponseTimeout == 0 {
+		a.ResponseTimeout = caddy.Duration(60 * time.Second)
+	}
+	if a.DrainTimeout == 0 {
+		a.DrainTimeout = caddy.Duration(20 * time.Second)
+	}
+	for name, path := range map[string]*string{"config": &a.Config, "data_root": &a.DataRoot, "run_dir": &a.RunDir, "worker": &a.Worker} {
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return fmt.Errorf("sq: %s %q: %w", name, *path, err)
+		}
+		*path = abs
+	}
+
+	rt, err := acquireRuntime(a)
+	if err != nil {
+		return err
+	}
+	a.runtime = rt
+	if err := rt.check(); err != nil {
+		return err
+	}
+	return rt.metrics.register(ctx.GetMetricsRegistry())
+}
+
+// Validate refuses options that could never work.
+func (a *App) Validate() error {
+	for _, option := range []struct {
+		name  string
+		value int64
+	}{
+		{"max_scroll", a.MaxScroll},
+		{"max_document", a.MaxDocument},
+		{"start_timeout", int64(a.StartTimeout)},
+		{"response_timeout", int64(a.ResponseTimeout)},
+		{"drain_timeout", int64(a.DrainTimeout)},
+	} {
+		if option.value < 0 {
+			return fmt.Errorf("sq: %s is negative", option.name)
+		}
+	}
+	if a.MaxScroll > wire.MaxText || a.MaxDocument > wire.MaxDocument {
+		return fmt.Errorf("sq: max_scroll may be at most %d and max_document at most %d bytes, which is what a worker takes", wire.MaxText, wire.MaxDocument)
+	}
+	for _, origin := range a.CORSOrigins {
+		if err := checkOrigin(origin); err != nil {
+			return fmt.Errorf("sq: cors_origin: %w", err)
+		}
+	}
+	return nil
+}
+
+// Start loads tenants.json, begins to watch it and makes the supervisor ready.
+// No worker starts before its tenant's first request.
+func (a *App) Start() error { return a.runtime.start() }
+
+// Stop does nothing: the workers hang on the runtime, which ends when no config
+// uses it any more.
+func (a *App) Stop() error { return nil }
+
+// Cleanup lets go of the runtime. Caddy calls it where Provision failed, too.
+func (a *App) Cleanup() error {
+	if a.runtime == nil {
+		return nil
+	}
+	return releaseRuntime(a.runtime)
+}
+
+func setDefault(value *string, env, fallback string) {
+	if *value == "" {
+		*value = os.Getenv(env)
+	}
+	if *value == "" {
+		*value = fallback
+	}
+}
+
+// besideExecutable returns the path of name in this program's own directory.
+func besideExecutable(name string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return name // looked up in the working directory, and named in the error if it is not there
+	}
+	return filepath.Join(filepath.Dir(self), name)
+}
+
+// runtimeKey is what two configs must have in common to share a runtime.
+func (a *App) runtimeKey() string {
+	key, _ := json.Marshal([]any{a.Config, a.DataRoot, a.RunDir, a.Worker, a.StartTimeout, a.ResponseTimeout, a.DrainTimeout})
+	return string(key)
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

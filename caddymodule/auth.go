@@ -1,0 +1,71 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sqedge/sqedge/shared/tenants"
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// keyHeader carries a key where Authorization is not at hand.
+const keyHeader = "X-Sq-Api-Key"
+
+// clientKey returns the key a request presents, or "" where it presents none
+// or two that disagree. Authorization holds a bearer token, with its scheme in
+// any case, or the bare key.
+func clientKey(h http.Header) string {
+	key := ""
+	for _, value := range h["Authorization"] {
+		value = strings.TrimSpace(value)
+		if scheme, token, ok := strings.Cut(value, " "); ok && strings.EqualFold(scheme, "Bearer") {
+			value = strings.TrimSpace(token)
+		}
+		if !agree(&key, value) {
+			return ""
+		}
+	}
+	for _, value := range h[keyHeader] {
+		if !agree(&key, strings.TrimSpace(value)) {
+			return ""
+		}
+	}
+	return key
+}
+
+// agree notes value as the key, unless another one was presented.
+func agree(key *string, value string) bool {
+	if *key != "" && *key != value {
+		return false
+	}
+	*key = value
+	return value != ""
+}
+
+// authenticate finds the tenant whose key r presents. On success the request
+// carries the placeholder {http.auth.user.id}, which Caddy's access log and
+// other modules use.
+func (rt *runtime) authenticate(r *http.Request, registry *tenants.Registry) (*tenants.Tenant, *wire.Error) {
+	tenant, admin := registry.ByKey(clientKey(r.Header))
+	switch {
+	case admin:
+		rt.metrics.authFailures.Inc()
+		return nil, wire.Errorf(http.StatusForbidden, "the admin key opens no documents: use a tenant's key")
+	case tenant == nil:
+		rt.metrics.authFailures.Inc()
+		return nil, wire.Errorf(http.StatusUnauthorized, "Unauthorized")
+	case !tenant.Enabled:
+		rt.metrics.authFailures.Inc()
+		return nil, wire.Errorf(http.StatusForbidden, "this tenant is disabled")
+	}
+	setUser(r, tenant.ID)
+	return tenant, nil
+}
+
+func setUser(r *http.Request, id string) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.auth.user.id", id)
+	}
+}

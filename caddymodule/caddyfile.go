@@ -1,0 +1,142 @@
+package caddymodule
+
+import (
+	"math"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("sq", parseApp)
+	httpcaddyfile.RegisterHandlerDirective("sq_admin", parseAdmin)
+	httpcaddyfile.RegisterHandlerDirective("sq", parseGateway)
+	// Both answer requests by themselves, as reverse_proxy does; sq_admin must
+	// come first, since sq answers all that is left. Each goes right before
+	// reverse_proxy, so the one registered first stands first.
+	httpcaddyfile.RegisterDirectiveOrder("sq_admin", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder("sq", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// parseApp sets up the app from the global options. Syntax:
+//
+//	sq {
+//	    config           <path>
+//	    data_root        <path>
+//	    run_dir          <path>
+//	    worker           <path>
+//	    max_scroll       <size>
+//	    max_document     <size>
+//	    cors_origin      <origins...>
+//	    start_timeout    <duration>
+//	    response_timeout <duration>
+//	    drain_timeout    <duration>
+//	}
+func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next() // the option's name
+	if existing != nil {
+		return nil, d.Err("the sq options are given twice")
+	}
+	app := new(App)
+	if d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		if seen[option] && option != "cors_origin" {
+			return nil, d.Errf("sq: %s is given twice", option)
+		}
+		seen[option] = true
+		if err := app.parseOption(d, option); err != nil {
+			return nil, err
+		}
+	}
+	return httpcaddyfile.App{Name: "sq", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 || len(args) > 1 && option != "cors_origin" {
+		return d.ArgErr()
+	}
+	switch option {
+	case "config":
+		a.Config = args[0]
+	case "data_root":
+		a.DataRoot = args[0]
+	case "run_dir":
+		a.RunDir = args[0]
+	case "worker":
+		a.Worker = args[0]
+	case "max_scroll":
+		return parseSize(d, &a.MaxScroll, args[0])
+	case "max_document":
+		return parseSize(d, &a.MaxDocument, args[0])
+	case "cors_origin":
+		for _, origin := range args {
+			if err := checkOrigin(origin); err != nil {
+				return d.Errf("sq: cors_origin: %v", err)
+			}
+		}
+		a.CORSOrigins = append(a.CORSOrigins, args...)
+	case "start_timeout":
+		return parseTimeout(d, &a.StartTimeout, args[0])
+	case "response_timeout":
+		return parseTimeout(d, &a.ResponseTimeout, args[0])
+	case "drain_timeout":
+		return parseTimeout(d, &a.DrainTimeout, args[0])
+	default:
+		return d.Errf("sq: unrecognized option %s", option)
+	}
+	return nil
+}
+
+func parseSize(d *caddyfile.Dispenser, into *int64, arg string) error {
+	size, err := humanize.ParseBytes(arg)
+	if err != nil || size == 0 || size > math.MaxInt64 {
+		return d.Errf("sq: %q is no size: want bytes, or a number with a unit such as 16MiB", arg)
+	}
+	*into = int64(size)
+	return nil
+}
+
+func parseTimeout(d *caddyfile.Dispenser, into *caddy.Duration, arg string) error {
+	timeout, err := caddy.ParseDuration(arg)
+	if err != nil || timeout <= 0 {
+		return d.Errf("sq: %q is no duration above zero: want a number with a unit such as 15s", arg)
+	}
+	*into = caddy.Duration(timeout)
+	return nil
+}
+
+// parseGateway sets up the gateway. Syntax:
+//
+//	sq [<matcher>]
+func parseGateway(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	return new(Gateway), parseBare(h)
+}
+
+// parseAdmin sets up the admin handler. Syntax:
+//
+//	sq_admin [<matcher>]
+func parseAdmin(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	return new(Admin), parseBare(h)
+}
+
+// parseBare reads a directive that takes no arguments: all options are global,
+// since both handlers share one app.
+func parseBare(h httpcaddyfile.Helper) error {
+	h.Next() // the directive's name
+	if h.NextArg() {
+		return h.ArgErr()
+	}
+	if h.NextBlock(0) {
+		return h.Err("this directive has no options of its own: they go into the global sq block")
+	}
+	return nil
+}

@@ -1,0 +1,293 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/caddymodule/supervisor"
+	"github.com/sqedge/sqedge/shared/tenants"
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+func init() {
+	caddy.RegisterModule(Gateway{})
+}
+
+// Gateway is the HTTP handler sq: it authenticates a request by its key, parses
+// it strictly and has the tenant's own worker answer it. It answers every
+// request that reaches it.
+type Gateway struct {
+	app    *App
+	logger *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (Gateway) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sq",
+		New: func() caddy.Module { return new(Gateway) },
+	}
+}
+
+// Provision finds the sq app.
+func (g *Gateway) Provision(ctx caddy.Context) error {
+	g.logger = ctx.Logger()
+	var err error
+	g.app, err = findApp(ctx)
+	return err
+}
+
+// findApp returns the sq app of the config; one with every option at its
+// default where the config has none.
+func findApp(ctx caddy.Context) (*App, error) {
+	app, err := ctx.App("sq")
+	if err != nil {
+		return nil, fmt.Errorf("finding the sq app: %w", err)
+	}
+	return app.(*App), nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	g.app.secureHeaders(w.Header(), r)
+	if r.Method == http.MethodOptions {
+		preflight(w)
+		return nil
+	}
+	began := time.Now()
+	rt := g.app.runtime
+	s := rt.serving.Load()
+	if s == nil {
+		refuse(w, r, unavailable(1, "the service is starting"))
+		return nil
+	}
+	tenant, werr := rt.authenticate(r, s.file.Registry())
+	if werr != nil {
+		if werr.Status == http.StatusUnauthorized {
+			w.Header()["Www-Authenticate"] = []string{"Bearer"}
+		}
+		refuse(w, r, werr)
+		return nil
+	}
+	usage := rt.usage.of(tenant.ID)
+	usage.enter()
+	defer usage.leave()
+
+	op, status, err := g.answer(w, r, s, tenant)
+	usage.count(began)
+	rt.metrics.observe(tenant.ID, op, status, time.Since(began))
+	if err != nil {
+		if r.Context().Err() == nil {
+			g.logger.Error("an answer broke off", zap.String("tenant", tenant.ID), zap.String("op", string(op)), zap.Error(err))
+		}
+		// The status is out; only a broken connection tells the client now.
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// answer answers an authenticated request. It returns what the request was, the
+// status it got, and an error where the answer broke off after its status.
+func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, tenant *tenants.Tenant) (wire.Op, int, error) {
+	req, werr := g.parse(r)
+	if werr != nil {
+		refuse(w, r, werr)
+		return "invalid", werr.Status, nil
+	}
+	if !stillServed(s.file.Registry(), tenant) {
+		werr := wire.Errorf(http.StatusUnauthorized, "Unauthorized")
+		refuse(w, r, werr)
+		return req.op, werr.Status, nil
+	}
+	req.address.Tenant = tenant.ID
+	up := req.upstream(r, tenant.QuotaBytes())
+	resp, err := s.super.RoundTrip(supervisor.Spec{Tenant: tenant.ID, DataDir: tenant.DataDir}, up)
+	if err == nil {
+		defer resp.Body.Close()
+		switch {
+		case req.limited != nil && req.limited.left < 0:
+			err = errTooLarge // the worker saw the text break off
+		case resp.StatusCode == http.StatusMisdirectedRequest:
+			err = errMisdirected
+		}
+	}
+	if err != nil {
+		werr := g.refusal(r, req, tenant, err)
+		refuse(w, r, werr)
+		return req.op, werr.Status, nil
+	}
+	copyHeaders(w.Header(), resp.Header)
+	w.WriteHeader(resp.StatusCode)
+	return req.op, resp.StatusCode, copyBody(w, resp.Body)
+}
+
+// stillServed reports whether the tenant found before the request was read may
+// still be served from the same place. A removed tenant must not have its
+// worker started again: the admin handler waits for the requests that entered
+// before the registry changed, and this refuses those that enter after.
+func stillServed(registry *tenants.Registry, tenant *tenants.Tenant) bool {
+	now := registry.ByID(tenant.ID)
+	return now != nil && now.Enabled && now.DataDir == tenant.DataDir
+}
+
+// errMisdirected is never to happen: the worker found another tenant's name in
+// the request. Nothing was touched.
+var errMisdirected = errors.New("the worker serves another tenant; this is a routing fault")
+
+func (g *Gateway) parse(r *http.Request) (*request, *wire.Error) {
+	for name := range r.Header {
+		// What looks like the edge's own headers is an attempt to speak past
+		// it. Nothing would be taken from them; saying so beats ignoring it.
+		if (strings.HasPrefix(name, "X-Sq-") && name != keyHeader) || strings.HasPrefix(name, "Sq-") {
+			return nil, wire.Errorf(http.StatusBadRequest, "header %s is not for clients to send", name)
+		}
+	}
+	return parseRequest(r, g.app.limit)
+}
+
+// refuse writes an error in the form that the operation's clients expect.
+func refuse(w http.ResponseWriter, r *http.Request, werr *wire.Error) {
+	if strings.TrimPrefix(r.URL.Path, "/api/v2") == "/delta" {
+		wire.WriteDeltaError(w, werr)
+		return
+	}
+	wire.WriteError(w, r, werr)
+}
+
+// refusal turns the supervisor's error into an answer and a log line.
+func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant, err error) *wire.Error {
+	fields := []zap.Field{zap.String("tenant", tenant.ID), zap.String("op", string(req.op)), zap.Error(err)}
+	var notUp *supervisor.ErrUnavailable
+	switch {
+	case errors.Is(err, errTooLarge):
+		return tooLarge(g.app.limit(req.op))
+	case errors.Is(err, errMisdirected):
+		g.app.runtime.metrics.misdirected.Inc()
+		g.logger.Error("a request was routed wrongly", fields...)
+		return wire.Errorf(http.StatusBadGateway, "the request was routed wrongly; nothing was changed")
+	case r.Context().Err() != nil:
+		g.logger.Debug("the client went away", fields...)
+		return &wire.Error{Status: 499, Message: "client closed the request"}
+	case errors.As(err, &notUp):
+		g.logger.Error("the tenant's worker is not available", fields...)
+		return unavailable(int(notUp.RetryAfter/time.Second)+1, "the tenant's worker is not available")
+	case errors.Is(err, supervisor.ErrTimeout):
+		g.logger.Error("the tenant's worker did not answer in time", fields...)
+		return wire.Errorf(http.StatusGatewayTimeout, "the tenant's worker did not answer in time%s", outcome(req))
+	default:
+		g.logger.Error("the tenant's worker failed", fields...)
+		return wire.Errorf(http.StatusBadGateway, "the tenant's worker failed while it answered%s", outcome(req))
+	}
+}
+
+// outcome says what a client must know of a write that got no answer.
+func outcome(req *request) string {
+	if req.rule.Write {
+		return "; it is unknown whether the change was made: read before you send it again"
+	}
+	return ""
+}
+
+func unavailable(seconds int, message string) *wire.Error {
+	werr := wire.Errorf(http.StatusServiceUnavailable, "%s; try again in %d s", message, seconds)
+	werr.RetryAfter = seconds
+	return werr
+}
+
+// upstream builds the worker's request from nothing: no header or parameter of
+// the client's gets there but those named here.
+func (req *request) upstream(r *http.Request, quota int64) *http.Request {
+	method := req.rule.Method()
+	if r.Method == http.MethodHead {
+		method = http.MethodHead
+	}
+	query := make([]byte, 0, 128)
+	query = append(query, wire.ParamAddress+"="...)
+	query = append(query, url.QueryEscape(req.address.String())...)
+	if req.rule.Document {
+		query = append(query, "&"+wire.ParamDocument+"="...)
+		query = append(query, url.QueryEscape(req.document)...)
+	}
+	if req.algo != "" {
+		query = append(query, "&"+wire.ParamAlgo+"="+req.algo...)
+	}
+	if req.limit != "" {
+		query = append(query, "&"+wire.ParamLimit+"="+req.limit...)
+	}
+	h := make(http.Header, 4)
+	for _, name := range forwarded {
+		if values, ok := r.Header[name]; ok {
+			h[name] = values
+		}
+	}
+	if req.rule.Write {
+		h[wire.HeaderQuota] = []string{strconv.FormatInt(quota, 10)}
+	}
+	h["User-Agent"] = nil // keeps net/http from adding its own
+	up := &http.Request{
+		Method: method,
+		URL:    &url.URL{Path: "/" + string(req.op), RawQuery: string(query)},
+		Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if req.body != nil {
+		up.Body, up.ContentLength = io.NopCloser(req.body), req.length
+	}
+	return up.WithContext(r.Context())
+}
+
+// forwarded are the client's headers that a worker sees: what it may answer
+// with, and the ids by which one request is traced across processes.
+var forwarded = []string{"Accept", "Traceparent", "Tracestate"}
+
+// returned are the worker's headers that a client sees.
+var returned = []string{"Content-Type", "Content-Length", "Content-Disposition", "Etag", "Sq-Seq", "Sq-Error", "Retry-After", "Allow", "Last-Modified"}
+
+func copyHeaders(to, from http.Header) {
+	for _, name := range returned {
+		if values, ok := from[name]; ok {
+			to[name] = values
+		}
+	}
+	if to["Etag"] != nil {
+		to["Cache-Control"] = []string{"private, no-cache"}
+	}
+}
+
+// buffers are for copying answers; one is the size of a large TLS record twice.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+func copyBody(w io.Writer, body io.Reader) error {
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	for {
+		n, err := body.Read(*buffer)
+		if n > 0 {
+			if _, werr := w.Write((*buffer)[:n]); werr != nil {
+				return werr
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Gateway)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Gateway)(nil)
+)

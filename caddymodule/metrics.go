@@ -1,0 +1,157 @@
+package caddymodule
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// metrics are the edge's own. They live with the runtime, so that counters go
+// on across config reloads, and are registered anew with each config's registry.
+type metrics struct {
+	rt *runtime
+
+	apiCalls       *prometheus.CounterVec
+	duration       *prometheus.HistogramVec
+	authFailures   prometheus.Counter
+	misdirected    prometheus.Counter
+	reloadFailures prometheus.Counter
+	lastReload     prometheus.Gauge
+	workers        *workerScraper
+}
+
+var (
+	storageDesc = prometheus.NewDesc("sq_storage_bytes", "Text of all documents of a tenant, breaks included: what its quota counts.", []string{"tenant"}, nil)
+	quotaDesc   = prometheus.NewDesc("sq_quota_bytes", "Quota of a tenant in bytes; 0 means none.", []string{"tenant"}, nil)
+	activeDesc  = prometheus.NewDesc("sq_tenants_active", "Tenants in tenants.json that are enabled.", nil, nil)
+)
+
+func newMetrics(rt *runtime) *metrics {
+	return &metrics{
+		rt: rt,
+		apiCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sq_api_calls_total",
+			Help: "Authenticated requests by tenant, operation and status code.",
+		}, []string{"tenant", "method", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sq_request_duration_seconds",
+			Help:    "Time from authentication to the last byte of the answer, by operation.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"method"}),
+		authFailures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sq_auth_failures_total",
+			Help: "Requests refused for want of a valid key.",
+		}),
+		misdirected: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sq_misdirected_total",
+			Help: "Requests that reached another tenant's worker and were refused there; anything but 0 is a fault.",
+		}),
+		reloadFailures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sq_config_reload_failures_total",
+			Help: "Times that tenants.json was found bad and the last good one stayed in force.",
+		}),
+		lastReload: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sq_config_last_reload_success_timestamp_seconds",
+			Help: "When tenants.json was last taken into force.",
+		}),
+		workers: newWorkerScraper(),
+	}
+}
+
+// register registers everything with the registry of one config.
+func (m *metrics) register(reg *prometheus.Registry) error {
+	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.misdirected, m.reloadFailures, m.lastReload, m} {
+		var already prometheus.AlreadyRegisteredError
+		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
+			return err
+		}
+	}
+	return nil
+}
+
+// reloaded notes how taking tenants.json into force went.
+func (m *metrics) reloaded(err error) {
+	if err != nil {
+		m.reloadFailures.Inc()
+		return
+	}
+	m.lastReload.SetToCurrentTime()
+}
+
+// observe counts one authenticated request.
+func (m *metrics) observe(tenant string, op wire.Op, status int, took time.Duration) {
+	m.apiCalls.WithLabelValues(tenant, string(op), codeLabel(status)).Inc()
+	m.duration.WithLabelValues(string(op)).Observe(took.Seconds())
+}
+
+// codeLabels spare the request path a string for each status.
+var codeLabels = func() (labels [600]string) {
+	for code := range labels {
+		labels[code] = strconv.Itoa(code)
+	}
+	return labels
+}()
+
+func codeLabel(status int) string {
+	if status < 0 || status >= len(codeLabels) {
+		return "other"
+	}
+	return codeLabels[status]
+}
+
+// forget drops the series of a tenant that is gone.
+func (m *metrics) forget(tenant string) {
+	m.apiCalls.DeletePartialMatch(prometheus.Labels{"tenant": tenant})
+	m.workers.forget(tenant)
+}
+
+// Describe implements prometheus.Collector. It describes nothing, which lets
+// Collect send what it finds: the supervisor comes and goes with the runtime, and
+// Caddy's registry refuses what was not described where anything was.
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	s := m.rt.serving.Load()
+	if s == nil {
+		return
+	}
+	s.super.Collect(ch)
+	m.workers.scrape(s)
+	m.workers.collect(ch)
+	active := 0
+	for _, t := range s.file.Registry().Tenants() {
+		if t.Enabled {
+			active++
+		}
+		ch <- prometheus.MustNewConstMetric(quotaDesc, prometheus.GaugeValue, float64(t.QuotaBytes()), t.ID)
+		ch <- prometheus.MustNewConstMetric(storageDesc, prometheus.GaugeValue, float64(m.workers.storage(t)), t.ID)
+	}
+	ch <- prometheus.MustNewConstMetric(activeDesc, prometheus.GaugeValue, float64(active))
+}
+
+// storageOnDisk adds up the documents in a data directory whose worker sleeps:
+// it wrote its checkpoints when it went to sleep, so the files are the truth.
+func storageOnDisk(dir string) int64 {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0 // not created yet
+	}
+	var total int64
+	for _, entry := range entries {
+		name := entry.Name()
+		if !strings.HasSuffix(name, wire.DocumentExt) || strings.HasPrefix(name, ".") {
+			continue
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			total += info.Size()
+		}
+	}
+	return total
+}

@@ -1,0 +1,132 @@
+// Bench measures the edge and prints one table from one run: requests a second
+// and the edge's CPU time for each request, for a select of a 100-byte scroll
+// through the worker's socket directly, through Caddy's stock reverse_proxy to
+// the same worker and through the sq handler; then durable updates through the
+// edge into small and large documents. It runs the binaries in bin/.
+//
+// All paths are measured in turns within each round, so that a machine that
+// slows down slows all of them; each cell is the median of its rounds.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	rounds := flag.Int("rounds", 3, "how often each cell is measured; the median counts")
+	each := flag.Duration("each", 1500*time.Millisecond, "how long each measurement takes")
+	flag.Parse()
+	if err := run(*rounds, *each); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// connections are the numbers of clients that wait for answers at once.
+var connections = []int{1, 16, 64}
+
+// documents are the sizes of the documents that updates go into.
+var documents = []struct {
+	name  string
+	bytes int
+}{{"10KB", 10 << 10}, {"10MB", 10 << 20}, {"100MB", 100 << 20}}
+
+// result is one measurement.
+type result struct {
+	perSecond float64
+	edgeCPU   float64 // µs of the edge's CPU time for each request
+}
+
+func run(rounds int, each time.Duration) error {
+	bed, err := newTestbed()
+	if err != nil {
+		return err
+	}
+	defer bed.close()
+
+	paths := []struct {
+		name   string
+		target target
+	}{
+		{"(a) worker's socket", bed.direct("bench", coordinate(1))},
+		{"(b) reverse_proxy", bed.proxied("bench", coordinate(1))},
+		{"(c) sq", bed.edge("GET", "/select?p=bench&c="+coordinate(1), "")},
+	}
+	reads := make(map[string][]result)
+	for range rounds {
+		for _, n := range connections {
+			for _, p := range paths {
+				r, err := bed.measure([]target{p.target}, n, each)
+				if err != nil {
+					return fmt.Errorf("%s: %w", p.name, err)
+				}
+				reads[cell(p.name, n)] = append(reads[cell(p.name, n)], r)
+			}
+		}
+	}
+	updates := make(map[string][]result)
+	for range rounds {
+		for _, n := range connections {
+			for _, d := range documents {
+				r, err := bed.measure(bed.updates(d.name, d.bytes), n, each)
+				if err != nil {
+					return fmt.Errorf("update into %s: %w", d.name, err)
+				}
+				updates[cell(d.name, n)] = append(updates[cell(d.name, n)], r)
+			}
+		}
+	}
+
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "\t%s\n", strings.Join([]string{"1 conn req/s", "edge µs/req", "16 conns req/s", "edge µs/req", "64 conns req/s", "edge µs/req", ""}, "\t"))
+	row := func(name string, cells map[string][]result) {
+		fmt.Fprintf(w, "%s\t", name)
+		for _, n := range connections {
+			m := median(cells[cell(name, n)])
+			fmt.Fprintf(w, "%.0f\t%.0f\t", m.perSecond, m.edgeCPU)
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "select 100 B\t\t\t\t\t\t\t\n")
+	for _, p := range paths {
+		row(p.name, reads)
+	}
+	fmt.Fprintf(w, "durable update 100 B into\t\t\t\t\t\t\t\n")
+	for _, d := range documents {
+		row(d.name, updates)
+	}
+	w.Flush()
+
+	fmt.Println()
+	bar("(c)/(b) select, 64 connections", median(reads[cell("(c) sq", 64)]).perSecond/median(reads[cell("(b) reverse_proxy", 64)]).perSecond, 1.3)
+	for _, n := range connections {
+		bar(fmt.Sprintf("update into 100MB / into 10KB, %d connections", n), median(updates[cell("100MB", n)]).perSecond/median(updates[cell("10KB", n)]).perSecond, 0.8)
+	}
+	return nil
+}
+
+func bar(what string, ratio, least float64) {
+	verdict := "met"
+	if ratio < least {
+		verdict = "MISSED"
+	}
+	fmt.Printf("%-50s %.2f  (bar %.1f: %s)\n", what, ratio, least, verdict)
+}
+
+func cell(name string, connections int) string { return fmt.Sprintf("%s/%d", name, connections) }
+
+func median(results []result) result {
+	sorted := slices.SortedFunc(slices.Values(results), func(a, b result) int {
+		if a.perSecond < b.perSecond {
+			return -1
+		}
+		return 1
+	})
+	return sorted[len(sorted)/2]
+}
