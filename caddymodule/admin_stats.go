@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"time"
 
@@ -67,7 +68,7 @@ func (a *Admin) stats(ctx context.Context, s *serving, id string) (any, *wire.Er
 	now := time.Now()
 	answer := statsAnswer{
 		ID: id, Enabled: tenant.Enabled,
-		StorageBytes: stored.StorageBytes, StorageMB: float64(stored.StorageBytes) / (1 << 20),
+		StorageBytes: stored.StorageBytes, StorageMB: round(float64(stored.StorageBytes)/(1<<20), 1e3),
 		QuotaMB: tenant.QuotaMB, Documents: stored.Documents, Scrolls: stored.Scrolls,
 		usageRecord: usage.record(now),
 		Worker: workerAnswer{
@@ -76,13 +77,16 @@ func (a *Admin) stats(ctx context.Context, s *serving, id string) (any, *wire.Er
 		},
 	}
 	if quota := tenant.QuotaBytes(); quota > 0 {
-		answer.QuotaUsed = float64(stored.StorageBytes) / float64(quota)
+		answer.QuotaUsed = round(float64(stored.StorageBytes)/float64(quota), 1e6)
 	}
 	if !status.StartedAt.IsZero() {
-		answer.Worker.UptimeSeconds = now.Sub(status.StartedAt).Seconds()
+		answer.Worker.UptimeSeconds = round(now.Sub(status.StartedAt).Seconds(), 1e3)
 	}
 	return answer, nil
 }
+
+// round keeps what a person reads: scale is 10 to the number of decimals.
+func round(x, scale float64) float64 { return math.Round(x*scale) / scale }
 
 type healthAnswer struct {
 	Status string `json:"status"` // ok, or degraded: see the rest for what is wrong
@@ -126,7 +130,7 @@ func (a *Admin) health(s *serving) any {
 		h.Disk.TotalBytes = disk.Blocks * uint64(disk.Bsize)
 		h.Disk.FreeBytes = disk.Bavail * uint64(disk.Bsize)
 	}
-	h.UptimeSeconds = time.Since(a.app.runtime.began).Seconds()
+	h.UptimeSeconds = round(time.Since(a.app.runtime.began).Seconds(), 1e3)
 	h.Version = wire.ProductVersion
 	return h
 }

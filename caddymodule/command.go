@@ -33,6 +33,22 @@ data directory, too; this is for the time before an edge runs, and for scripts.`
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(commandTenantAdd)
 		},
 	})
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "sq-tenant-remove",
+		Usage: "--id <id> [--config <path>]",
+		Short: "Takes a tenant out of tenants.json",
+		Long: `
+Takes a tenant out of tenants.json and leaves its data directory as it is. An
+edge that runs on the same file refuses the tenant's key within a second.
+
+The admin API's DELETE /api/v2/admin/tenants/{id} does the same and archives the
+data directory, too; this is for the time when no edge runs, and for scripts.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.Flags().String("config", "", "Path of tenants.json (default: SQ_CONFIG, else /etc/sq/tenants.json)")
+			cmd.Flags().String("id", "", "Id of the tenant")
+			cmd.RunE = caddycmd.WrapCommandFuncForCobra(commandTenantRemove)
+		},
+	})
 }
 
 func commandTenantAdd(fl caddycmd.Flags) (int, error) {
@@ -61,5 +77,21 @@ func commandTenantAdd(fl caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("adding tenant %s: %w", id, err)
 	}
 	fmt.Println(key)
+	return caddy.ExitCodeSuccess, nil
+}
+
+func commandTenantRemove(fl caddycmd.Flags) (int, error) {
+	config := fl.String("config")
+	setDefault(&config, "SQ_CONFIG", "/etc/sq/tenants.json")
+	file, err := tenants.Open(config)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	id := fl.String("id")
+	tenant, err := file.Remove(id)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("removing tenant %q: %w", id, err)
+	}
+	fmt.Printf("Removed %s; its data stays in %s\n", tenant.ID, tenant.DataDir)
 	return caddy.ExitCodeSuccess, nil
 }
