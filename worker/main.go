@@ -1,0 +1,91 @@
+// Command sq-worker owns the data of one tenant. The edge starts it, hands it a
+// listening unix socket and two pipes (package wire says which), and ends it by
+// closing one of them:
+//
+//	sq-worker serve -tenant acme -dir /var/lib/sq/tenants/acme
+//
+// It inherits nothing else: its environment is empty, and neither key nor text
+// is ever in its arguments.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+)
+
+const usage = `usage:
+  sq-worker serve -tenant ID -dir DIR [-listen SOCKET]
+  sq-worker version
+`
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit status: 0 after a drain or an answer, 1 after a failure,
+// 2 for wrong arguments.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return 2
+	}
+	switch args[0] {
+	case "serve":
+		cfg, err := parseServe(args[1:], stderr)
+		if err != nil {
+			return 2
+		}
+		return serve(cfg)
+	case "version":
+		fmt.Fprintln(stdout, version())
+		return 0
+	default:
+		fmt.Fprintf(stderr, "sq-worker: no command %q\n%s", args[0], usage)
+		return 2
+	}
+}
+
+type config struct {
+	tenant string
+	dir    string
+	listen string // a socket to make instead of the inherited one
+}
+
+// parseServe has said on stderr what is wrong where it returns an error.
+func parseServe(args []string, stderr io.Writer) (config, error) {
+	var cfg config
+	flags := flag.NewFlagSet("sq-worker serve", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
+	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
+	flags.StringVar(&cfg.listen, "listen", "", "for debugging without the edge: make this unix `socket` and serve until SIGTERM")
+	if err := flags.Parse(args); err != nil {
+		return cfg, err
+	}
+	var err error
+	switch {
+	case flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case cfg.tenant == "":
+		err = fmt.Errorf("-tenant is missing")
+	case !filepath.IsAbs(cfg.dir):
+		err = fmt.Errorf("-dir %q is not an absolute path", cfg.dir)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "sq-worker serve: %v\n%s", err, usage)
+	}
+	return cfg, err
+}
+
+// version is what the go command stamped into the binary: a release's tag, or
+// the commit it was built from.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

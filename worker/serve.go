@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
+
+	"github.com/sqedge/sqedge/shared/wire"
+	"github.com/sqedge/sqedge/worker/api"
+	"github.com/sqedge/sqedge/worker/engine"
+)
+
+const (
+	// readHeaderTimeout must stay above the time for which the edge keeps an
+	// idle connection: a connection made and not used yet counts as one whose
+	// header is late, and must not be closed while the edge sends on it.
+	readHeaderTimeout = 60 * time.Second
+
+	maxHeader = 64 << 10 // bytes; the edge's request line is far below
+
+	// drainTimeout is how long requests in flight may go on once the worker is
+	// to end, and failTimeout how long once its log has failed.
+	drainTimeout = 10 * time.Second
+	failTimeout  = time.Second
+
+	// maxProcs bounds the threads and the memory per CPU of a worker, of which
+	// a machine runs hundreds.
+	maxProcs = 4
+)
+
+// serve runs a worker until it is told to end, and returns its exit status.
+func serve(cfg config) int {
+	logger := zap.New(zapcore.NewCore(
+		zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.Lock(os.Stderr), zap.InfoLevel))
+	unix.Umask(0o077)
+	// The reader of stderr may be gone, and logging must not end the drain.
+	signal.Ignore(syscall.SIGPIPE)
+	if err := forbidCore(); err != nil {
+		logger.Warn("a crash of this worker could leave its memory in a core file", zap.Error(err))
+	}
+	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
+
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+
+	e, err := connect(cfg)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sq-worker serve: %v\n", err)
+		return 1
+	}
+	metrics := newMetrics()
+	eng, err := engine.Open(engine.Options{
+		Dir:               cfg.dir,
+		Tenant:            cfg.tenant,
+		Logger:            logger,
+		ObserveSync:       metrics.observeSync,
+		ObserveCheckpoint: metrics.observeCheckpoint,
+	})
+	if err != nil {
+		logger.Error("worker cannot open the tenant's data", zap.Error(err))
+		e.tell(err.Error())
+		return 1
+	}
+	server := &http.Server{
+		Handler: api.New(api.Config{
+			Engine:      eng,
+			Tenant:      cfg.tenant,
+			Version:     version(),
+			Logger:      logger,
+			Registry:    metrics.registry,
+			Misdirected: metrics.misdirected,
+		}),
+		ReadHeaderTimeout: readHeaderTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          zap.NewStdLog(logger),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(e.listener) }()
+	e.tell(wire.Ready)
+
+	status, timeout := 0, drainTimeout
+	select {
+	case <-e.gone():
+	case <-stop:
+	case <-eng.Failed():
+		logger.Error("the log failed; the worker ends, so that the next one finds what is on disk", zap.Error(eng.Err()))
+		status, timeout = 1, failTimeout
+	case err := <-served:
+		logger.Error("worker cannot accept connections", zap.Error(err))
+		status = 1
+	}
+	if !drain(server, eng, timeout, logger) {
+		status = 1
+	}
+	return status
+}
+
+// connect takes what the edge hands over, or makes it.
+func connect(cfg config) (*edge, error) {
+	if cfg.listen != "" {
+		return byHand(cfg.listen)
+	}
+	return inherit()
+}
+
+// drain lets the requests in flight end within timeout, cuts off those that do
+// not, and checkpoints. It reports whether everything acknowledged is on disk
+// as checkpoints; whatever it reports, it is in the log.
+func drain(server *http.Server, eng *engine.Engine, timeout time.Duration, logger *zap.Logger) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		logger.Warn("requests were cut off, since they did not end in time", zap.Duration("timeout", timeout), zap.Error(err))
+		server.Close()
+	}
+	if err := eng.Close(); err != nil {
+		logger.Error("closing the tenant's data", zap.Error(err))
+		return false
+	}
+	return true
+}
