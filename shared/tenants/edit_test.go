@@ -3,6 +3,7 @@ package tenants
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,6 +61,9 @@ func TestAddAndRemoveAreInForceOnReturn(t *testing.T) {
 	if got := MustOpen(t, w.path).Registry().ByID("customer-001"); got == nil || *got != want {
 		t.Errorf("the file has %+v, want %+v", got, want)
 	}
+	if len(w.changes) != 1 {
+		t.Fatalf("onChange was called %d times before Add returned", len(w.changes))
+	}
 	if change := <-w.changes; change[0].ByID("customer-001") != nil || change[1] != w.Registry() {
 		t.Error("onChange was not told of the new tenant")
 	}
@@ -74,6 +78,9 @@ func TestAddAndRemoveAreInForceOnReturn(t *testing.T) {
 	}
 	if got, _ := w.Registry().ByKey(key); got != nil {
 		t.Error("the removed tenant's key is in force")
+	}
+	if len(w.changes) != 1 {
+		t.Fatalf("onChange was called %d times before Remove returned", len(w.changes))
 	}
 	if change := <-w.changes; change[0].ByID("customer-001") == nil || change[1] != w.Registry() {
 		t.Error("onChange was not told of the removal")
@@ -251,12 +258,26 @@ func TestEditClearsWhatACrashLeft(t *testing.T) {
 	mustBeAlone(t, f.path)
 
 	MustDo(t, os.Remove(besides(f.path, ".lock")))
-	MustDo(t, os.Symlink(canary, besides(f.path, ".lock")))
+	MustDo(t, os.Symlink(canary+"-lock", besides(f.path, ".lock")))
 	if _, err := f.Remove("c"); err == nil {
 		t.Error("a symlink was taken for the lock")
 	}
-	if MustRead(t, canary) != "untouched" {
+	if _, err := os.Lstat(canary + "-lock"); err == nil || MustRead(t, canary) != "untouched" {
 		t.Error("a planted symlink was followed")
+	}
+}
+
+// TestEditNeverWritesInPlace reads through a file opened before the edit: it
+// must go on to show the old content, as to any reader in the middle of it.
+func TestEditNeverWritesInPlace(t *testing.T) {
+	f := MustCreate(t, file("a"))
+	open, err := os.Open(f.path)
+	MustDo(t, err)
+	defer open.Close()
+	_, _, err = f.Add(NewTenant{"c", "/d/c", 0})
+	MustDo(t, err)
+	if text, err := io.ReadAll(open); err != nil || string(text) != file("a") {
+		t.Errorf("a reader of the old file sees\n%s%v", text, err)
 	}
 }
 

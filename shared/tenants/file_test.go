@@ -118,18 +118,20 @@ type watched struct {
 	faults  chan error
 }
 
+// MustWatch watches f by events alone or by polls alone, since each would hide
+// that the other fails.
 func MustWatch(t *testing.T, f *File, events bool) watched {
 	t.Helper()
 	w := watched{f, make(chan [2]*Registry, 1000), make(chan error, 1000)}
-	var source *fsnotify.Watcher
+	source := &watcher{file: f}
 	if events {
 		var err error
-		source, err = fsnotify.NewWatcher()
+		source.events, err = fsnotify.NewWatcher()
 		MustDo(t, err)
+	} else {
+		source.poll = time.Tick(pollEvery)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(cancel)
-	MustDo(t, f.watch(ctx, source,
+	MustDo(t, f.watch(t.Context(), source,
 		func(old, new *Registry) { w.changes <- [2]*Registry{old, new} },
 		func(err error) { w.faults <- err }))
 	return w
@@ -210,6 +212,9 @@ func TestWatchSaveStyles(t *testing.T) {
 	}
 	for _, style := range styles {
 		for _, events := range []bool{true, false} {
+			if events && style.name == "folder swapped" {
+				continue // happens in the folder above, which has events of its own
+			}
 			t.Run(fmt.Sprintf("%s/events=%v", style.name, events), func(t *testing.T) {
 				t.Parallel()
 				dir := filepath.Join(t.TempDir(), "sq")
@@ -266,7 +271,7 @@ func TestWatchEnds(t *testing.T) {
 	MustDo(t, f.Watch(ctx, func(_, _ *Registry) { t.Error("callback of the ended watch") }, nil))
 	cancel()
 	// A new watch begins once the old one is gone.
-	for f.watch(t.Context(), nil, nil, nil) != nil {
+	for f.watch(t.Context(), &watcher{file: f}, nil, nil) != nil {
 		runtime.Gosched()
 	}
 	MustReplace(t, f.path, file("a", "b"))

@@ -75,19 +75,19 @@ func (p *parser) checkText() error {
 	if at := invalidUTF8(p.data); at >= 0 {
 		return p.fault(at, "file is not valid UTF-8")
 	}
+	if json.Valid(p.data) {
+		return nil
+	}
 	var raw json.RawMessage
 	err := json.Unmarshal(p.data, &raw)
+	at := 0
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		at := min(int(syntax.Offset), len(p.data))
+		at = min(int(syntax.Offset), len(p.data))
 		if at > 0 && !strings.HasPrefix(err.Error(), "unexpected end") {
 			at-- // Offset counts the offending byte
 		}
-		return p.fault(at, "file is not valid JSON: %w", err)
 	}
-	if err != nil {
-		return p.fault(0, "file is not valid JSON: %w", err)
-	}
-	return nil
+	return p.fault(at, "file is not valid JSON: %w", err)
 }
 
 // invalidUTF8 returns the offset of the first byte of data that is no UTF-8, or

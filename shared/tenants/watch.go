@@ -36,12 +36,11 @@ func (f *File) Watch(ctx context.Context, onChange func(old, new *Registry), onE
 	if err != nil {
 		events = nil // no inotify instance is left: the poll alone keeps the promise
 	}
-	return f.watch(ctx, events, onChange, onError)
+	return f.watch(ctx, &watcher{file: f, events: events, poll: time.Tick(pollEvery)}, onChange, onError)
 }
 
-// watch is [File.Watch] with the given source of events, or none.
-func (f *File) watch(ctx context.Context, events *fsnotify.Watcher, onChange func(old, new *Registry), onError func(error)) error {
-	w := &watcher{file: f, events: events}
+// watch is [File.Watch] with w.
+func (f *File) watch(ctx context.Context, w *watcher, onChange func(old, new *Registry), onError func(error)) error {
 	f.mu.Lock()
 	if f.watching {
 		f.mu.Unlock()
@@ -60,6 +59,7 @@ func (f *File) watch(ctx context.Context, events *fsnotify.Watcher, onChange fun
 type watcher struct {
 	file   *File
 	events *fsnotify.Watcher // nil if there are none
+	poll   <-chan time.Time
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -69,8 +69,6 @@ func (w *watcher) run(ctx context.Context) {
 	if w.events != nil {
 		events, lost = w.events.Events, w.events.Errors
 	}
-	poll := time.NewTicker(pollEvery)
-	defer poll.Stop()
 	due := time.NewTimer(0)
 	due.Stop()
 	defer due.Stop()
@@ -92,9 +90,9 @@ func (w *watcher) run(ctx context.Context) {
 			reloadSoon()
 		case <-due.C:
 			deadline = time.Time{}
+			w.follow() // first: what changes after the reload must raise an event
 			w.file.Reload()
-			w.follow()
-		case <-poll.C:
+		case <-w.poll:
 			w.follow()
 			if deadline.IsZero() && w.file.stale() {
 				reloadSoon()
