@@ -74,7 +74,13 @@ func (b *base) release() {
 // need. Those are unique, so the length alone tells.
 func (b *base) isCanonical() bool { return b.canonical == int64(len(b.data)) }
 
-func (b *base) modified() time.Time { return time.Unix(0, b.id.mtime).UTC() }
+// modified returns when the file was written, the zero time without one.
+func (b *base) modified() time.Time {
+	if !b.id.exists {
+		return time.Time{}
+	}
+	return time.Unix(0, b.id.mtime).UTC()
+}
 
 func (b *base) text(i int) []byte {
 	s := b.index[i]

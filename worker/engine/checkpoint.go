@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 )
 
 // retryAfter is how long a checkpoint that failed is left alone.
-const retryAfter = 10 * time.Second
+const retryAfter = time.Minute
 
 // checkpointLoop checkpoints documents in the background: at once when much has
 // changed, else when nothing has for a while.
@@ -95,6 +96,10 @@ func (e *Engine) checkpoint(d *document) error {
 // the document's io lock.
 func (e *Engine) checkpointLocked(d *document) error {
 	start := time.Now()
+	// What cannot be installed need not be written.
+	if same, err := e.unedited(d); err != nil || !same {
+		return cmp.Or(err, ErrChanged)
+	}
 	e.mu.Lock()
 	if err := e.usable(); err != nil || !d.now.modified {
 		e.mu.Unlock()

@@ -141,7 +141,8 @@ func (e *Engine) commit(b *batch) {
 		b.err = ErrFailed
 	}
 	close(b.done)
-	if err == nil {
+	if err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase })) {
+		e.wal.rotated = false
 		e.trim()
 	}
 }

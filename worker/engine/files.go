@@ -57,6 +57,9 @@ func (d directory) open(name string, flags int) (*os.File, error) {
 // sub opens a folder of d, and makes it with mode 0700 where there is none.
 func (d directory) sub(name string) (directory, error) {
 	err := d.at(func(dir int) error { return unix.Mkdirat(dir, name, 0o700) })
+	if err == nil {
+		err = d.sync() // or what is synced in it could vanish with it
+	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return directory{}, fmt.Errorf("make folder %s: %w", name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,7 @@ type wal struct {
 	durable  uint64 // the last sequence known to be synced
 	lastMark uint64 // sequence of the last mark
 	buf      []byte
+	rotated  bool         // since the last look for segments to delete
 	bytes    atomic.Int64 // of all segments on disk
 }
 
@@ -36,6 +38,7 @@ type wal struct {
 type segment struct {
 	first uint64
 	size  int64
+	wrote time.Time            // when it was last written, of one found by Open
 	last  map[*document]uint64 // sequence of each document's last change in it
 }
 
@@ -147,6 +150,7 @@ func (w *wal) write(b *batch) error {
 		size += int64(len(r.op.text)) + 512 // more than names, bases and headers take
 	}
 	if w.used > segmentHeader && w.used+size > rotateAt {
+		w.rotated = true
 		if err := w.begin(b.records[0].seq, firstAlloc); err != nil {
 			return fmt.Errorf("start a log segment: %w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ type history struct {
 	saved   uint64       // the highest sequence that a file is confirmed to hold
 	changes []logged
 	spans   map[*segment]uint64 // sequence of the last change in each segment
+	wrote   time.Time           // the last change, about: the log keeps no times
 }
 
 // logged is a change with its sequence; the text is the segment's memory.
@@ -129,9 +131,14 @@ func (e *Engine) readSegment(s *segment) ([]byte, error) {
 		return nil, fmt.Errorf("open log segment %s: %w", s.name(), err)
 	}
 	defer f.Close()
-	if id, err := identityOfFile(f); err != nil || !id.regular {
-		return nil, fmt.Errorf("open log segment %s: %w", s.name(), errors.Join(err, errNotRegular))
+	id, err := identityOfFile(f)
+	if err == nil && !id.regular {
+		err = errNotRegular
 	}
+	if err != nil {
+		return nil, fmt.Errorf("open log segment %s: %w", s.name(), err)
+	}
+	s.wrote = time.Unix(0, id.mtime).UTC()
 	data, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("read log segment %s: %w", s.name(), err)
@@ -157,6 +164,7 @@ func note(histories map[string]*history, s *segment, seq uint64, o op) {
 	default:
 		h.changes = append(h.changes, logged{seq, o})
 		h.spans[s] = seq
+		h.wrote = s.wrote
 	}
 }
 
@@ -200,6 +208,7 @@ func (e *Engine) restore(name string, h *history) {
 	for _, ch := range h.changes {
 		if ch.seq > b.record.seq {
 			d.now.replay(ch.op, ch.seq)
+			d.now.time = h.wrote
 			e.soil(d, int64(len(ch.op.text)))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/zeebo/xxh3"
 
@@ -46,17 +47,21 @@ func (e *Engine) receive(ctx context.Context, d *document, body io.Reader, quota
 	}
 	t := &tempFile{dir: e.control, f: f}
 	err = func() error {
+		limited := &io.LimitedReader{R: body, N: math.MaxInt64}
 		if quota > 0 {
-			body = &io.LimitedReader{R: body, N: e.room(d, quota) + 1}
+			limited.N = e.room(d, quota) + 1
 		}
-		if t.size, err = io.Copy(&hashingWriter{f: f, h: xxh3.New()}, body); err != nil {
+		if t.size, err = io.Copy(&hashingWriter{f: f, h: xxh3.New()}, limited); err != nil {
 			return fmt.Errorf("receive the document: %w", err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := e.allow(d, t.size, quota); err != nil {
-			return err
+		if limited.N == 0 {
+			// Even if room was made meanwhile: the rest of the body is not here.
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return &QuotaError{Used: e.total, Quota: quota, Need: t.size - d.now.size}
 		}
 		return syncData(f)
 	}()
@@ -75,13 +80,9 @@ func (e *Engine) room(d *document, quota int64) int64 {
 	return max(quota-e.total+d.now.size, d.now.size)
 }
 
+// allow says whether the quota leaves room for the document to be size bytes
+// long. The caller holds mu.
 func (e *Engine) allow(d *document, size, quota int64) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.allowLocked(d, size, quota)
-}
-
-func (e *Engine) allowLocked(d *document, size, quota int64) error {
 	if grow := size - d.now.size; quota > 0 && grow > 0 && e.total+grow > quota {
 		return &QuotaError{Used: e.total, Quota: quota, Need: grow}
 	}
@@ -130,7 +131,7 @@ func (e *Engine) swap(d *document, b *base, quota int64, install func() error) (
 // swapFile changes the directory, and the tenant's total with it.
 func (e *Engine) swapFile(d *document, b *base, quota int64, install func() error) error {
 	e.mu.Lock()
-	err := e.allowLocked(d, int64(len(b.data)), quota)
+	err := e.allow(d, int64(len(b.data)), quota)
 	switch {
 	case d.orphan != nil:
 		err = ErrChanged

@@ -50,9 +50,11 @@ func (e *Engine) List() ([]Info, error) {
 		return nil, err
 	}
 	var infos []Info
+	onDisk := make(map[string]bool)
 	seen := make(map[string]bool)
 	for _, file := range files {
 		name, ok := documentOf(file)
+		onDisk[name] = ok
 		if !ok || open[name] != nil && open[name].state.Load() != nil {
 			continue
 		}
@@ -79,8 +81,22 @@ func (e *Engine) List() ([]Info, error) {
 		}
 		v.Close()
 	}
+	e.forget(onDisk)
 	slices.SortFunc(infos, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
 	return infos, nil
+}
+
+// forget takes documents off the total that were removed by hand.
+func (e *Engine) forget(onDisk map[string]bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for name, size := range e.sizes {
+		if !onDisk[name] {
+			e.total -= size
+			delete(e.sizes, name)
+			delete(e.counts, name)
+		}
+	}
 }
 
 // count describes a document that is not open.
