@@ -60,6 +60,7 @@ run() {
 	need curl curl
 	fresh || { echo "building (minutes the first time, seconds after that) ..."; build; }
 
+	umask 077
 	local dir=${SQ_RUN:-.run} first=
 	mkdir -p "$dir/tenants"
 	chmod 700 "$dir"
@@ -67,9 +68,7 @@ run() {
 	if [[ ! -e $dir/tenants.json ]]; then
 		first=yes
 		mkdir -p "$dir/tenants/demo"
-		(
-			umask 077
-			cat >"$dir/tenants.json" <<EOF
+		cat >"$dir/tenants.json" <<EOF
 {
   "admin_key": "$(key pmb-admin-)",
   "tenants": [
@@ -77,7 +76,6 @@ run() {
   ]
 }
 EOF
-		)
 	fi
 
 	# A unix socket's path has at most 107 bytes, and a tenant's id up to 63.

@@ -67,7 +67,7 @@ func (a *Admin) add(s *serving, body addRequest) (any, *wire.Error) {
 	}
 	tenant, key, err := a.app.addTenant(s.file, body.TenantID, quota)
 	switch {
-	case errors.Is(err, tenants.ErrExists) || errors.Is(err, fs.ErrExist):
+	case errors.Is(err, tenants.ErrExists) || errors.Is(err, tenants.ErrDirTaken) || errors.Is(err, fs.ErrExist):
 		return nil, &wire.Error{Status: http.StatusConflict, Message: "a tenant of this id, or its data directory, exists already"}
 	case err != nil:
 		return nil, &wire.Error{Status: http.StatusInternalServerError, Message: "the tenant was not added; the edge's log says why", Err: err}
@@ -113,7 +113,7 @@ func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.E
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Duration(a.app.DrainTimeout))
 	defer cancel()
 	rt := a.app.runtime
-	if err := drainTenant(ctx, s, rt.usage.of(id), id); err != nil {
+	if err := rt.drainTenant(ctx, id); err != nil {
 		return nil, &wire.Error{Status: http.StatusInternalServerError, Message: "the tenant's key is dead, but its worker did not end; its data stays where it is", Err: err}
 	}
 	archived, err := a.app.archive(tenant)
@@ -124,28 +124,6 @@ func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.E
 	rt.metrics.forget(id)
 	a.logger.Info("removed a tenant", zap.String("tenant", id), zap.String("archived_to", archived))
 	return removeAnswer{ID: id, ArchivedTo: archived}, nil
-}
-
-// drainTenant ends the tenant's worker and makes sure that no request which was
-// let in before its removal starts it again.
-func drainTenant(ctx context.Context, s *serving, u *usage, id string) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if err := s.super.Stop(ctx, id); err != nil {
-			return err
-		}
-		// A request that entered earlier may start a worker once more; after
-		// the last of them has left, one more stop is the last.
-		if u.inflight.Load() == 0 {
-			return s.super.Stop(ctx, id)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the requests of %s to end: %w", id, ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 // archive moves a tenant's data directory to .archive in the data root.

@@ -21,8 +21,10 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 3, "how often each cell is measured; the median counts")
 	each := flag.Duration("each", 1500*time.Millisecond, "how long each measurement takes")
+	profile := flag.String("profile", "", "instead of the table: load (c) at 64 connections and write the edge's CPU profile to this file")
 	flag.Parse()
-	if err := run(*rounds, *each); err != nil {
+	err := run(*rounds, *each, *profile)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -43,7 +45,7 @@ type result struct {
 	edgeCPU   float64 // µs of the edge's CPU time for each request
 }
 
-func run(rounds int, each time.Duration) error {
+func run(rounds int, each time.Duration, profile string) error {
 	bed, err := newTestbed()
 	if err != nil {
 		return err
@@ -57,6 +59,9 @@ func run(rounds int, each time.Duration) error {
 		{"(a) worker's socket", bed.direct("bench", coordinate(1))},
 		{"(b) reverse_proxy", bed.proxied("bench", coordinate(1))},
 		{"(c) sq", bed.edge("GET", "/select?p=bench&c="+coordinate(1), "")},
+	}
+	if profile != "" {
+		return bed.profile(paths[2].target, 64, profile)
 	}
 	reads := make(map[string][]result)
 	for range rounds {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -65,7 +68,7 @@ func (b *testbed) start() error {
 	files := map[string]string{
 		"tenants.json": fmt.Sprintf(`{"admin_key": "pmb-admin-bench", "tenants": [{"id": %q, "api_key": %q, "data_dir": %q}]}`, tenant, key, data),
 		"Caddyfile": fmt.Sprintf(`{
-	admin off
+	admin unix/%[1]s/admin
 	sq {
 		config %[1]s/tenants.json
 		data_root %[1]s/root
@@ -208,6 +211,30 @@ func (b *testbed) measure(targets []target, n int, each time.Duration) (result, 
 		return result{}, err
 	}
 	return result{float64(count) / took.Seconds(), float64((after - before).Microseconds()) / float64(count)}, nil
+}
+
+// profile loads t over n connections while the edge profiles itself.
+func (b *testbed) profile(t target, n int, file string) error {
+	const seconds = 5
+	admin := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(b.dir, "admin"))
+	}}}
+	loaded := make(chan error, 1)
+	go func() {
+		_, err := load([]target{t}, n, (seconds+1)*time.Second)
+		loaded <- err
+	}()
+	resp, err := admin.Get(fmt.Sprintf("http://edge/debug/pprof/profile?seconds=%d", seconds))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, resp.Body)
+	return errors.Join(err, out.Close(), <-loaded)
 }
 
 // cpuTime returns the CPU time of a process, user and system, from /proc. Its
