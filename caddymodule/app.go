@@ -4,7 +4,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,8 +21,8 @@ func init() {
 
 // App is the Caddy app named sq. It holds the tenants' registry and supervises
 // one worker process for each tenant that has been asked for. Both outlive a
-// config reload: a reload that leaves the paths and the worker's timeouts alone
-// keeps every worker running.
+// config reload, whatever it changes: a running worker keeps its binary, socket
+// and response timeout until it ends, and all else holds at once.
 type App struct {
 	// Config is the path of tenants.json. It is watched: a change is in force
 	// within a second, and a bad file leaves the last good one in force.
@@ -82,9 +81,9 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision fills in the defaults and takes hold of the runtime shared with the
-// config in force, if its paths are the same. It starts nothing, since caddy
-// validate provisions too.
+// Provision fills in the defaults and takes hold of the runtime, which it shares
+// with the config in force. It starts nothing, since caddy validate provisions
+// too.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	setDefault(&a.Config, "SQ_CONFIG", "/etc/sq/tenants.json")
@@ -114,13 +113,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 		*path = abs
 	}
 
-	rt, err := acquireRuntime(a)
+	rt, err := acquireRuntime()
 	if err != nil {
 		return err
 	}
 	a.runtime = rt
-	if err := rt.check(); err != nil {
-		return err
+	if rt.serving.Load() == nil { // else a bad file leaves the last good one in force
+		if err := checkTenants(a.Config); err != nil {
+			return err
+		}
 	}
 	return rt.metrics.register(ctx.GetMetricsRegistry())
 }
@@ -154,7 +155,7 @@ func (a *App) Validate() error {
 
 // Start loads tenants.json, begins to watch it and makes the supervisor ready.
 // No worker starts before its tenant's first request.
-func (a *App) Start() error { return a.runtime.start() }
+func (a *App) Start() error { return a.runtime.start(a) }
 
 // Stop does nothing: the workers hang on the runtime, which ends when no config
 // uses it any more.
@@ -165,7 +166,7 @@ func (a *App) Cleanup() error {
 	if a.runtime == nil {
 		return nil
 	}
-	return releaseRuntime(a.runtime)
+	return a.runtime.release(a)
 }
 
 func setDefault(value *string, env, fallback string) {
@@ -184,12 +185,6 @@ func besideExecutable(name string) string {
 		return name // looked up in the working directory, and named in the error if it is not there
 	}
 	return filepath.Join(filepath.Dir(self), name)
-}
-
-// runtimeKey is what two configs must have in common to share a runtime.
-func (a *App) runtimeKey() string {
-	key, _ := json.Marshal([]any{a.Config, a.DataRoot, a.RunDir, a.Worker, a.StartTimeout, a.ResponseTimeout, a.DrainTimeout})
-	return string(key)
 }
 
 // Interface guards

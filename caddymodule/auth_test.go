@@ -44,7 +44,10 @@ func TestClientKey(t *testing.T) {
 
 func TestUsageCountsByDayAndSurvivesARestart(t *testing.T) {
 	root := t.TempDir()
-	book := newUsageBook(root)
+	book := new(usageBook)
+	if err := book.open(root); err != nil {
+		t.Fatal(err)
+	}
 	evening := time.Date(2026, 3, 1, 23, 59, 59, 0, time.UTC)
 	morning := evening.Add(2 * time.Second)
 	for range 3 {
@@ -56,8 +59,8 @@ func TestUsageCountsByDayAndSurvivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	again := newUsageBook(root)
-	if err := again.load(); err != nil {
+	again := new(usageBook)
+	if err := again.open(root); err != nil {
 		t.Fatal(err)
 	}
 	again.of("acme").count(morning.Add(time.Minute))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,37 +18,38 @@ import (
 	"github.com/sqedge/sqedge/shared/tenants"
 )
 
-// runtimes holds the runtime of each set of paths in use, so that a config
-// reload finds the workers of the config before it.
+// runtimes holds the one runtime of the process for as long as a config uses it,
+// so that a config reload finds the workers of the config before it.
 var runtimes = caddy.NewUsagePool()
 
 // runtime is what outlives a config reload: the watched registry, the workers
 // and the counters.
 type runtime struct {
-	key     string
-	app     App // the options it was made with; only those of runtimeKey are read
 	logger  *zap.Logger
 	metrics *metrics
 	usage   *usageBook
 	began   time.Time
 
-	mu      sync.Mutex // serialises start and Destruct
+	mu      sync.Mutex // guards what follows, but for reading serving
+	started []*App     // the apps of running configs, the newest last: two during a reload
+	inForce *App       // whose options serving has
 	serving atomic.Pointer[serving]
+
+	background sync.WaitGroup
+	cancel     context.CancelFunc // ends the keeping of counters
 }
 
 // serving is what a started runtime has.
 type serving struct {
-	file   *tenants.File
-	super  *supervisor.Supervisor
-	cancel context.CancelFunc // ends the background work
-	done   sync.WaitGroup     // of the background work
+	file    *tenants.File
+	super   *supervisor.Supervisor
+	unwatch context.CancelFunc // ends the watch of file
 }
 
-func acquireRuntime(a *App) (*runtime, error) {
-	key := a.runtimeKey()
-	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) {
+func acquireRuntime() (*runtime, error) {
+	value, _, err := runtimes.LoadOrNew("sq", func() (caddy.Destructor, error) {
 		// The logger must not belong to one config: its outputs close with it.
-		rt := &runtime{key: key, app: *a, logger: caddy.Log().Named("sq"), usage: newUsageBook(a.DataRoot), began: time.Now()}
+		rt := &runtime{logger: caddy.Log().Named("sq"), usage: new(usageBook), began: time.Now()}
 		rt.metrics = newMetrics(rt)
 		return rt, nil
 	})
@@ -57,71 +59,147 @@ func acquireRuntime(a *App) (*runtime, error) {
 	return value.(*runtime), nil
 }
 
-func releaseRuntime(rt *runtime) error {
-	_, err := runtimes.Delete(rt.key)
+// start puts a's options in force.
+func (rt *runtime) start(a *App) error {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if err := rt.use(a); err != nil {
+		return err
+	}
+	rt.started = append(rt.started, a)
+	return nil
+}
+
+// release says that a's config is no more. After a reload that failed once a
+// was started, the config before it is in force again.
+func (rt *runtime) release(a *App) error {
+	rt.mu.Lock()
+	rt.started = slices.DeleteFunc(rt.started, func(b *App) bool { return a == b })
+	if n := len(rt.started); n > 0 && rt.inForce == a {
+		if err := rt.use(rt.started[n-1]); err != nil {
+			rt.logger.Error("going back to the options before a failed reload", zap.Error(err))
+		}
+	}
+	rt.mu.Unlock()
+	_, err := runtimes.Delete("sq")
 	return err
 }
 
-// start is called by each config that uses the runtime; the first call works.
-func (rt *runtime) start() error {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	if rt.serving.Load() != nil {
-		return nil
-	}
-	file, err := tenants.Open(rt.app.Config)
-	if err != nil {
-		return fmt.Errorf("sq: loading the tenants: %w", err)
-	}
-	if info, err := os.Stat(rt.app.Worker); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+// use makes what serves, or changes it to a's options without ending a worker.
+// On error nothing is changed. The caller holds rt.mu.
+func (rt *runtime) use(a *App) error {
+	if info, err := os.Stat(a.Worker); err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
 		if err == nil {
 			err = errors.New("not an executable file")
 		}
-		return fmt.Errorf("sq: worker binary %s: %w: build it with ./xcaddy.sh build, or set SQ_WORKER", rt.app.Worker, err)
+		return fmt.Errorf("sq: worker binary %s: %w: build it with ./xcaddy.sh build, or set SQ_WORKER", a.Worker, err)
 	}
-	if err := rt.usage.load(); err != nil {
-		rt.logger.Error("reading the call counters; they start from zero", zap.Error(err))
+	was := rt.serving.Load()
+	var file *tenants.File
+	var err error
+	if was != nil && rt.inForce.Config == a.Config {
+		file = was.file
+	} else if file, err = tenants.Open(a.Config); err != nil {
+		return fmt.Errorf("sq: loading the tenants: %w", err)
 	}
-	super, err := supervisor.New(supervisor.Config{
-		Worker:          rt.app.Worker,
-		RunDir:          rt.app.RunDir,
+	cfg := supervisor.Config{
+		Worker:          a.Worker,
+		RunDir:          a.RunDir,
 		Logger:          rt.logger.Named("worker"),
-		StartTimeout:    time.Duration(rt.app.StartTimeout),
-		ResponseTimeout: time.Duration(rt.app.ResponseTimeout),
-		DrainTimeout:    time.Duration(rt.app.DrainTimeout),
-	})
+		StartTimeout:    time.Duration(a.StartTimeout),
+		ResponseTimeout: time.Duration(a.ResponseTimeout),
+		DrainTimeout:    time.Duration(a.DrainTimeout),
+	}
+	if was != nil {
+		err = was.super.Update(cfg)
+	} else {
+		was = new(serving)
+		was.super, err = supervisor.New(cfg)
+	}
 	if err != nil {
 		return fmt.Errorf("sq: %w", err)
 	}
+	if rt.inForce == nil {
+		if err := rt.usage.open(a.DataRoot); err != nil {
+			rt.logger.Error("reading the call counters; they start from zero", zap.Error(err))
+		}
+		var ctx context.Context
+		ctx, rt.cancel = context.WithCancel(context.Background())
+		rt.background.Go(func() { rt.usage.run(ctx, rt.logger) })
+	}
+	rt.usage.moveTo(a.DataRoot)
+	rt.inForce = a
+	if file == was.file {
+		return nil
+	}
+
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &serving{file: file, super: super, cancel: cancel}
 	// Stored before the watch begins, whose callbacks use it.
-	rt.serving.Store(s)
+	rt.serving.Store(&serving{file: file, super: was.super, unwatch: cancel})
+	if was.file != nil {
+		was.unwatch()
+		rt.tenantsChanged(was.file.Registry(), file.Registry())
+	}
 	rt.metrics.reloaded(nil)
-	s.done.Go(func() {
+	rt.background.Go(func() {
 		if err := file.Watch(ctx, rt.tenantsChanged, rt.tenantsRejected); err != nil && ctx.Err() == nil {
 			rt.logger.Error("watching tenants.json ended; edits need a restart of the edge", zap.Error(err))
 		}
 	})
-	s.done.Go(func() { rt.usage.run(ctx, rt.logger) })
-	rt.logger.Info("serving tenants", zap.String("config", rt.app.Config), zap.Int("tenants", len(file.Registry().Tenants())))
+	rt.logger.Info("serving tenants", zap.String("config", a.Config), zap.Int("tenants", len(file.Registry().Tenants())))
 	return nil
 }
 
 // tenantsChanged ends the workers of tenants that may no longer be served, or
 // not from where they are. Requests of theirs that run get the drain timeout.
+// It is called under the file's lock and so must not wait for them.
 func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 	rt.metrics.reloaded(nil)
-	s := rt.serving.Load()
+	super := rt.serving.Load().super
 	for _, was := range old.Tenants() {
-		is := new.ByID(was.ID)
-		if is != nil && is.Enabled && is.DataDir == was.DataDir {
-			continue
+		id, is := was.ID, new.ByID(was.ID)
+		switch {
+		case is == nil || !is.Enabled:
+			rt.background.Go(func() {
+				if err := rt.drainTenant(context.Background(), id); err != nil {
+					rt.logger.Warn("ending the worker of a tenant that is not served any more", zap.String("tenant", id), zap.Error(err))
+				}
+			})
+		case is.DataDir != was.DataDir:
+			rt.background.Go(func() { super.Stop(context.Background(), id) })
 		}
-		id := was.ID
-		s.done.Go(func() { s.super.Stop(context.Background(), id) })
 	}
 	rt.logger.Info("tenants.json is in force", zap.Int("tenants", len(new.Tenants())))
+}
+
+// errServedAgain ends the draining of a tenant that came back meanwhile.
+var errServedAgain = errors.New("the tenant is served again")
+
+// drainTenant ends the worker of a tenant that is served no more, and makes sure
+// that no request which was let in before that starts it again.
+func (rt *runtime) drainTenant(ctx context.Context, id string) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s := rt.serving.Load()
+		if s == nil {
+			return nil // all workers end
+		}
+		if t := s.file.Registry().ByID(id); t != nil && t.Enabled {
+			return errServedAgain
+		}
+		// A request that entered earlier may start a worker once more; after
+		// the last of them has left, one more stop is the last.
+		idle := rt.usage.of(id).inflight.Load() == 0
+		if err := s.super.Stop(ctx, id); err != nil || idle {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the requests of %s to end: %w", id, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 func (rt *runtime) tenantsRejected(err error) {
@@ -130,7 +208,7 @@ func (rt *runtime) tenantsRejected(err error) {
 }
 
 // Destruct ends the workers. Caddy calls it when the last config that used the
-// runtime is cleaned up: at exit, or after a reload that changed the paths.
+// runtime is cleaned up: at exit, or after a reload that took the app out.
 func (rt *runtime) Destruct() error {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -138,30 +216,21 @@ func (rt *runtime) Destruct() error {
 	if s == nil {
 		return nil
 	}
-	s.cancel()
+	s.unwatch()
+	rt.cancel()
 	// The supervisor bounds the drain itself; the context is a backstop.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rt.app.DrainTimeout)+5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rt.inForce.DrainTimeout)+5*time.Second)
 	defer cancel()
 	err := s.super.Close(ctx)
-	s.done.Wait()
+	rt.background.Wait()
 	return errors.Join(err, rt.usage.save())
 }
 
-// check reports what caddy validate can see of the tenants without starting
-// anything. A file that is not there yet is no fault of the config.
-func (rt *runtime) check() error {
-	if rt.serving.Load() != nil {
-		return nil
-	}
-	data, err := os.ReadFile(rt.app.Config)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("sq: reading the tenants: %w", err)
-	}
-	if _, err := tenants.Parse(data); err != nil {
-		return fmt.Errorf("sq: %s: %w", rt.app.Config, err)
+// checkTenants reports what caddy validate can see of a tenants file. One that
+// is not there yet is no fault of the config.
+func checkTenants(path string) error {
+	if _, err := tenants.Open(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sq: %w", err)
 	}
 	return nil
 }

@@ -21,10 +21,11 @@ const usageEvery = 10 * time.Second
 
 // usageBook counts the calls of each tenant, across restarts of the edge.
 type usageBook struct {
-	path    string   // of the file that keeps the counters
 	tenants sync.Map // tenant id → *usage
-	saved   []byte   // what the file holds; only save reads and writes it
-	saving  sync.Mutex
+
+	saving sync.Mutex
+	path   string // of the file that keeps the counters
+	saved  []byte // what save wrote to it last
 }
 
 // usage is what the edge knows of one tenant's calls. All of it is atomic: the
@@ -45,8 +46,19 @@ type usageRecord struct {
 
 const dayCalls = 1<<40 - 1
 
-func newUsageBook(root string) *usageBook {
-	return &usageBook{path: filepath.Join(root, ".usage.json")}
+// open reads the counters that an earlier edge wrote down in the data root.
+func (b *usageBook) open(root string) error {
+	b.moveTo(root)
+	return b.load()
+}
+
+// moveTo has the counters written down in another data root from now on.
+func (b *usageBook) moveTo(root string) {
+	b.saving.Lock()
+	defer b.saving.Unlock()
+	if path := filepath.Join(root, ".usage.json"); path != b.path {
+		b.path, b.saved = path, nil
+	}
 }
 
 func (b *usageBook) of(tenant string) *usage {
@@ -90,7 +102,6 @@ func (u *usage) record(now time.Time) usageRecord {
 	return rec
 }
 
-// load reads the counters that an earlier edge wrote down.
 func (b *usageBook) load() error {
 	data, err := os.ReadFile(b.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,6 +141,10 @@ func (b *usageBook) save() error {
 	data, err := json.MarshalIndent(records, "", "  ")
 	if err != nil || string(data) == string(b.saved) {
 		return err
+	}
+	// The data root is there once a tenant has been added.
+	if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
+		return fmt.Errorf("writing the call counters: %w", err)
 	}
 	temp := b.path + ".tmp"
 	if err := os.WriteFile(temp, data, 0o600); err != nil {

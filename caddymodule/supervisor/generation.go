@@ -51,11 +51,12 @@ type generation struct {
 }
 
 func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
+	cfg := s.cfg.Load()
 	g := &generation{
 		super:   s,
 		tenant:  t,
 		spec:    spec,
-		socket:  socketPath(s.cfg.RunDir, spec.Tenant),
+		socket:  socketPath(cfg.RunDir, spec.Tenant),
 		asked:   time.Now(),
 		started: make(chan struct{}),
 		exited:  make(chan struct{}),
@@ -63,7 +64,7 @@ func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
 		idle:    make(chan struct{}),
 		state:   Starting,
 	}
-	g.transport = newTransport(g, s.cfg.ResponseTimeout)
+	g.transport = newTransport(g, cfg.ResponseTimeout)
 	return g
 }
 
@@ -148,7 +149,8 @@ func (g *generation) start() (*process, error) {
 	case <-g.drain:
 		return nil, errStopped
 	}
-	p, err := spawn(g.super.cfg.Worker, g.socket, g.spec, g.tenant.logger)
+	cfg := g.super.cfg.Load()
+	p, err := spawn(cfg.Worker, g.socket, g.spec, g.tenant.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +163,7 @@ func (g *generation) start() (*process, error) {
 	}
 	g.tenant.mu.Unlock()
 
-	line, err := p.awaitReady(g.super.cfg.StartTimeout)
+	line, err := p.awaitReady(cfg.StartTimeout)
 	if err == nil && line == wire.Ready {
 		return p, nil
 	}
@@ -169,12 +171,12 @@ func (g *generation) start() (*process, error) {
 	case err == nil:
 		err = errors.New(line)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("not ready after %v", g.super.cfg.StartTimeout)
+		err = fmt.Errorf("not ready after %v", cfg.StartTimeout)
 		p.kill()
 	}
 	// One that has said why it cannot serve, or nothing, is about to end by
 	// itself, but must not take for ever.
-	p.endWithin(g.super.cfg.DrainTimeout)
+	p.endWithin(cfg.DrainTimeout)
 	return p, fmt.Errorf("starting the worker: %w: %s", err, p.obituary())
 }
 
@@ -198,7 +200,7 @@ func (g *generation) becomeReady(p *process) {
 
 // end drains the process. The gate is closed already.
 func (g *generation) end(p *process) {
-	timeout := g.super.cfg.DrainTimeout
+	timeout := g.super.cfg.Load().DrainTimeout
 	// A request that has entered may not have been sent yet, and the worker
 	// would refuse its connection from now on: let those in flight pass. A
 	// long answer must not hold everything up: the worker itself ends those

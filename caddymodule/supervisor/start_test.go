@@ -37,8 +37,8 @@ func TestRunDirAndSocketArePrivate(t *testing.T) {
 	spec := mustSpec(t, "acme")
 	mustGet(t, s, spec, "/who")
 	for path, want := range map[string]os.FileMode{
-		s.cfg.RunDir:                             os.ModeDir | 0o700,
-		filepath.Join(s.cfg.RunDir, "acme.sock"): os.ModeSocket | 0o600,
+		s.cfg.Load().RunDir:                             os.ModeDir | 0o700,
+		filepath.Join(s.cfg.Load().RunDir, "acme.sock"): os.ModeSocket | 0o600,
 	} {
 		info, err := os.Stat(path)
 		if err != nil {

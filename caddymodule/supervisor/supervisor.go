@@ -66,7 +66,8 @@ type Spec struct {
 
 // Supervisor runs the workers. Its methods are safe for concurrent use.
 type Supervisor struct {
-	cfg     Config
+	cfg     atomic.Pointer[Config]
+	logger  *zap.Logger
 	metrics *metrics
 	tenants sync.Map      // of tenant id to *tenant; entries stay
 	slots   chan struct{} // a token for each start under way
@@ -78,23 +79,36 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	setDefault(&cfg.MaxStarts, 2*runtime.NumCPU())
+	s := &Supervisor{logger: cfg.Logger, metrics: newMetrics(), slots: make(chan struct{}, cfg.MaxStarts)}
+	if err := s.Update(cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Update checks cfg and puts it in force without ending a worker: its binary,
+// run directory and response timeout are those of the workers started from now
+// on, the other timeouts hold at once. Logger and MaxStarts stay as they were. On
+// error nothing is changed.
+func (s *Supervisor) Update(cfg Config) error {
 	setDefault(&cfg.StartTimeout, 15*time.Second)
 	setDefault(&cfg.DrainTimeout, 20*time.Second)
 	setDefault(&cfg.ResponseTimeout, 60*time.Second)
-	setDefault(&cfg.MaxStarts, 2*runtime.NumCPU())
 
 	// Workers run in the root directory.
 	var err error
 	if cfg.Worker, err = filepath.Abs(cfg.Worker); err != nil {
-		return nil, fmt.Errorf("worker binary: %w", err)
+		return fmt.Errorf("worker binary: %w", err)
 	}
 	if cfg.RunDir, err = filepath.Abs(cfg.RunDir); err != nil {
-		return nil, fmt.Errorf("run_dir: %w", err)
+		return fmt.Errorf("run_dir: %w", err)
 	}
 	if err := prepareRunDir(cfg.RunDir); err != nil {
-		return nil, err
+		return err
 	}
-	return &Supervisor{cfg: cfg, metrics: newMetrics(), slots: make(chan struct{}, cfg.MaxStarts)}, nil
+	s.cfg.Store(&cfg)
+	return nil
 }
 
 func setDefault[T time.Duration | int](v *T, value T) {
@@ -126,7 +140,7 @@ func (s *Supervisor) tenant(id string) *tenant {
 	if t, ok := s.tenants.Load(id); ok {
 		return t.(*tenant)
 	}
-	t, _ := s.tenants.LoadOrStore(id, &tenant{id: id, logger: s.cfg.Logger.With(zap.String("tenant", id))})
+	t, _ := s.tenants.LoadOrStore(id, &tenant{id: id, logger: s.logger.With(zap.String("tenant", id))})
 	return t.(*tenant)
 }
 
@@ -164,7 +178,7 @@ func (s *Supervisor) Close(ctx context.Context) error {
 			live = append(live, g)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.DrainTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Load().DrainTimeout)
 	defer cancel()
 	for _, g := range live {
 		select {
