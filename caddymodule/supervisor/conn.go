@@ -39,7 +39,16 @@ func (g *generation) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		c, err := d.DialContext(ctx, "unix", g.socket)
 		if err == nil {
-			return &conn{Conn: c}, nil
+			select {
+			case <-g.exited:
+				// Behind the path may be the next generation by now, which
+				// must get no request that was meant for this one: its sender
+				// has been told that it came to nothing.
+				c.Close()
+				return nil, syscall.ECONNREFUSED
+			default:
+				return &conn{Conn: c}, nil
+			}
 		}
 		// A unix socket whose backlog is full refuses with EAGAIN, and tells
 		// nobody when there is room again.

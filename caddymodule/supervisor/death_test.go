@@ -39,6 +39,41 @@ func TestKillDuringRequest(t *testing.T) {
 	}
 }
 
+// The worker's death ends a request whose client has not sent all of it, and so
+// does its cancellation, although the client's next byte never comes.
+func TestEndDuringUpload(t *testing.T) {
+	reason := errors.New("removed")
+	for _, cancelled := range []bool{false, true} {
+		s, _ := mustNew(t, Config{})
+		spec := mustSpec(t, "acme")
+		pid := mustPID(t, s, spec)
+		body, client := io.Pipe()
+		defer client.Close()
+		ctx, cancel := context.WithCancelCause(testContext(t))
+		defer cancel(nil)
+		r := request(ctx, http.MethodPost, "/hang", "")
+		r.Body, r.ContentLength = body, 1<<20
+		failed := make(chan error, 1)
+		go func() {
+			_, err := do(s, spec, r)
+			failed <- err
+		}()
+		if _, err := client.Write(make([]byte, 1<<16)); err != nil {
+			t.Fatal(err)
+		}
+		mustGet(t, s, spec, "/entered")
+		if cancelled {
+			cancel(reason)
+			if err := <-failed; err != reason {
+				t.Errorf("error %v, want %v", err, reason)
+			}
+			continue
+		}
+		mustKill(t, pid, syscall.SIGKILL)
+		wantDied(t, <-failed, false)
+	}
+}
+
 func TestKillDuringAnswer(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")

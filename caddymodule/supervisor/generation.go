@@ -34,7 +34,7 @@ type generation struct {
 
 	started chan struct{} // closed once it is ready or err is set
 	err     error         // why it never became ready; valid once started is closed
-	exited  chan struct{} // closed once the process is gone and the tenant free
+	exited  chan struct{} // closed once the process is gone, before its successor
 	drain   chan struct{} // closed to tell it to end
 
 	// requests counts those in flight, plus gateClosed once no more may enter.
@@ -256,9 +256,9 @@ func (g *generation) finish(p *process) {
 	wait := t.retry.remaining(now)
 	lastErr := t.lastErr
 	if g.state != Draining {
+		g.state = Draining
 		g.closeGate()
 	}
-	t.current = nil
 	t.mu.Unlock()
 
 	switch {
@@ -267,8 +267,12 @@ func (g *generation) finish(p *process) {
 	case p != nil:
 		t.logger.Info("worker ended", zap.Int("pid", p.pid), zap.String("asked_by", drained), zap.String("reason", reason), zap.Duration("ran", ran))
 	}
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.current = nil
+	close(g.exited) // before a successor can be made
 	if g.err != nil {
 		close(g.started)
 	}
-	close(g.exited)
 }

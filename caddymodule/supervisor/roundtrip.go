@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -56,7 +57,7 @@ func (g *generation) send(r *http.Request, body *body) (*http.Response, error) {
 	s.trace.GotConn = s.gotConn
 	out := r.WithContext(httptrace.WithClientTrace(r.Context(), &s.trace))
 	body.attach(out)
-	resp, err := g.transport.RoundTrip(out)
+	resp, err := g.exchange(out, body)
 	if err != nil {
 		return nil, g.explain(r, body, &s, err)
 	}
@@ -69,6 +70,48 @@ func (g *generation) send(r *http.Request, body *body) (*http.Response, error) {
 	return resp, nil
 }
 
+// errAbandoned is what exchange returns where net/http does not return in time.
+var errAbandoned = errors.New("it ended while the request was being sent")
+
+// exchange is the transport's RoundTrip, but it also returns when the worker is
+// gone or the request is cancelled while a read of the request's body blocks,
+// for which net/http waits. That read then ends when the client's connection
+// does.
+func (g *generation) exchange(out *http.Request, body *body) (*http.Response, error) {
+	if body.source == nil {
+		return g.transport.RoundTrip(out)
+	}
+	type result struct {
+		resp *http.Response
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		resp, err := g.transport.RoundTrip(out)
+		done <- result{resp, err}
+	}()
+	select {
+	case r := <-done:
+		return r.resp, r.err
+	case <-g.exited:
+	case <-out.Context().Done():
+	}
+	// An answer that was complete before is worth a moment.
+	timer := time.NewTimer(settleTimeout)
+	defer timer.Stop()
+	select {
+	case r := <-done:
+		return r.resp, r.err
+	case <-timer.C:
+	}
+	go func() {
+		if r := <-done; r.err == nil {
+			r.resp.Body.Close()
+		}
+	}()
+	return nil, errAbandoned
+}
+
 // explain turns the transport's error into one of RoundTrip's.
 func (g *generation) explain(r *http.Request, body *body, s *sending, err error) error {
 	if r.Context().Err() != nil {
@@ -78,10 +121,11 @@ func (g *generation) explain(r *http.Request, body *body, s *sending, err error)
 		return err
 	}
 	id := g.tenant.id
-	if s.conn == nil {
+	sent, connected := s.outcome()
+	if !connected {
 		var op *net.OpError
 		switch {
-		case gone(err):
+		case gone(err), err == errAbandoned:
 			// It ends without having been told to, and its exit is not seen
 			// yet. The next attempt waits for it.
 			g.tenant.lost(g)
@@ -95,7 +139,7 @@ func (g *generation) explain(r *http.Request, body *body, s *sending, err error)
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return fmt.Errorf("worker of tenant %s: %w: %w", id, ErrTimeout, err)
 	}
-	died := &ErrDied{Tenant: id, Unsent: s.unsent(), Err: err}
+	died := &ErrDied{Tenant: id, Unsent: !sent, Err: err}
 	g.settle(r.Context())
 	return died
 }
@@ -128,23 +172,33 @@ func (t *tenant) lost(g *generation) {
 
 // sending watches one request on its way to the worker.
 type sending struct {
-	trace  httptrace.ClientTrace
+	trace httptrace.ClientTrace
+
+	mu     sync.Mutex
 	conn   *conn // that it was given last, or nil
 	before int64 // conn.writes when it was given
 	sent   bool  // on a connection before that: net/http repeats reads by itself
 }
 
 func (s *sending) gotConn(info httptrace.GotConnInfo) {
-	s.sent = s.conn != nil && !s.unsent()
+	sent, _ := s.outcome()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = sent
 	s.conn = info.Conn.(*conn)
 	s.before = s.conn.writes.Load()
 }
 
-// unsent reports whether certainly nothing was written, and sees to it that
-// nothing will be.
-func (s *sending) unsent() bool {
+// outcome reports whether anything may have been written, and whether there was
+// a connection to write to. It sees to it that nothing more will be.
+func (s *sending) outcome() (sent, connected bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil {
+		return false, false
+	}
 	s.conn.Close()
-	return !s.sent && s.conn.writes.Load() == s.before
+	return s.sent || s.conn.writes.Load() != s.before, true
 }
 
 // answer is the body of a worker's answer. Its end ends the request's stay in
