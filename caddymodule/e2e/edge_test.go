@@ -216,6 +216,9 @@ func (e *Edge) CAPath() string {
 // Quit ends the edge as a service manager would and waits for it.
 func (e *Edge) Quit() {
 	e.t.Helper()
+	if e.client != nil {
+		e.client.CloseIdleConnections() // over HTTP/2 the edge would wait a second for each
+	}
 	e.signal(syscall.SIGTERM)
 	if e.waitErr != nil {
 		e.t.Errorf("the edge ended with: %v", e.waitErr)
