@@ -200,6 +200,27 @@ func TestEditAfterCleanCrash(t *testing.T) {
 	}
 }
 
+// TestOldFileBroughtBack: a person puts an earlier version back while the log
+// holds changes for a later one. They must not be applied to it.
+func TestOldFileBroughtBack(t *testing.T) {
+	dir := t.TempDir()
+	MustWriteFile(t, dir, "a.phext", "first")
+	e := MustOpen(t, dir)
+	MustAppend(t, e, "a", origin, " second")
+	MustCheckpoint(t, e, "a")
+	MustAppend(t, e, "a", origin, " third")
+	e.abort()
+	MustReplaceFile(t, dir, "a.phext", "first")
+	e = MustOpen(t, dir)
+	shadow{phext.Origin: "first"}.check(t, e, "a")
+	if err := e.Reload(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if c := conflicts(t, e); len(c) != 1 || c[0] != " third" {
+		t.Errorf("kept %q, want the unsaved text", c)
+	}
+}
+
 func TestReloadOfBadFileKeepsTheOld(t *testing.T) {
 	dir := t.TempDir()
 	e := MustOpen(t, dir)

@@ -250,8 +250,7 @@ func TestReplaceCrashPoints(t *testing.T) {
 // fillSegments puts enough into the log for three segments, none of it so much
 // for one document that it is checkpointed.
 func fillSegments(t *testing.T, e *Engine) map[string]shadow {
-	docs := map[string]shadow{"small": {phext.Origin: "kept"}}
-	MustAppend(t, e, "small", origin, "kept")
+	docs := map[string]shadow{}
 	for i := range 24 {
 		text := bytes.Repeat([]byte{byte('a' + i)}, 900<<10)
 		name := fmt.Sprint("doc", i)
@@ -266,7 +265,9 @@ func fillSegments(t *testing.T, e *Engine) map[string]shadow {
 func TestSegmentsRotateAndGo(t *testing.T) {
 	dir := t.TempDir()
 	e := MustOpen(t, dir)
+	MustAppend(t, e, "small", origin, "kept")
 	docs := fillSegments(t, e)
+	docs["small"] = shadow{phext.Origin: "kept"}
 	if n := len(segments(t, dir)); n != 3 {
 		t.Fatalf("%d segments after 22 MiB, want 3", n)
 	}
@@ -274,6 +275,8 @@ func TestSegmentsRotateAndGo(t *testing.T) {
 	for name := range docs {
 		MustCheckpoint(t, e, name)
 	}
+	// Segments go after a batch's writers were told; the next batch comes later.
+	MustPut(t, e, "small", origin, "kept")
 	if n := len(segments(t, dir)); n != 1 {
 		t.Errorf("%d segments after all documents were checkpointed, want 1", n)
 	}
@@ -285,6 +288,28 @@ func TestSegmentsRotateAndGo(t *testing.T) {
 		}
 		MustClose(t, e)
 	}
+}
+
+// TestChangesOutliveOlderSegments: what says which file a change lies on must
+// not go with an older segment.
+func TestChangesOutliveOlderSegments(t *testing.T) {
+	dir := t.TempDir()
+	e := MustOpen(t, dir)
+	MustAppend(t, e, "small", origin, "one")
+	MustCheckpoint(t, e, "small")
+	for name := range fillSegments(t, e) {
+		MustCheckpoint(t, e, name)
+	}
+	MustAppend(t, e, "small", origin, " two")
+	if n := len(segments(t, dir)); n != 1 {
+		t.Fatalf("%d segments, want 1", n)
+	}
+	for range 2 {
+		e.abort()
+		e = MustOpen(t, dir)
+		shadow{phext.Origin: "one two"}.check(t, e, "small")
+	}
+	MustAppend(t, e, "small", origin, "!")
 }
 
 func TestMissingSegmentIsRefused(t *testing.T) {
