@@ -115,12 +115,12 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 	resp, err := s.super.RoundTrip(supervisor.Spec{Tenant: tenant.ID, DataDir: tenant.DataDir}, up)
 	if err == nil {
 		defer resp.Body.Close()
-		switch {
-		case req.limited != nil && req.limited.left < 0:
-			err = errTooLarge // the worker saw the text break off
-		case resp.StatusCode == http.StatusMisdirectedRequest:
+		if resp.StatusCode == http.StatusMisdirectedRequest {
 			err = errMisdirected
 		}
+	}
+	if fault := req.fault(); fault != nil {
+		err = fault // the worker saw the text break off, whatever it answered
 	}
 	if err != nil {
 		werr := g.refusal(r, req, tenant, err)
@@ -153,6 +153,10 @@ func (g *Gateway) parse(r *http.Request) (*request, *wire.Error) {
 			return nil, wire.Errorf(http.StatusBadRequest, "header %s is not for clients to send", name)
 		}
 	}
+	if len(r.Header["Content-Length"]) > 1 {
+		// net/http refuses this of HTTP/1.1 by itself, but not of HTTP/2.
+		return nil, wire.Errorf(http.StatusBadRequest, "header Content-Length is given twice")
+	}
 	return parseRequest(r, g.app.limit)
 }
 
@@ -179,6 +183,8 @@ func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant,
 	case r.Context().Err() != nil:
 		g.logger.Debug("the client went away", fields...)
 		return &wire.Error{Status: 499, Message: "client closed the request"}
+	case errors.Is(err, errBroken):
+		return wire.Errorf(http.StatusBadRequest, "reading the body: it ended early or is malformed")
 	case errors.As(err, &notUp):
 		g.logger.Error("the tenant's worker is not available", fields...)
 		return unavailable(int(notUp.RetryAfter/time.Second)+1, "the tenant's worker is not available")

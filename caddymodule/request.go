@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/sqedge/sqedge/shared/phext"
@@ -36,9 +38,9 @@ type request struct {
 	address  wire.Address // without the tenant until it is known
 	algo     string
 	limit    string
-	body     io.Reader      // the text; nil for none
-	length   int64          // of body in bytes, -1 where unknown
-	limited  *limitedReader // body, where its length is unknown
+	body     io.Reader   // the text; nil for none
+	length   int64       // of body in bytes, -1 where unknown
+	text     *clientText // body, where it is the client's own
 }
 
 // limit returns how many bytes of text a request for op may bring.
@@ -154,14 +156,14 @@ func (req *request) parseBody(r *http.Request, params *parameters, limit int64) 
 	if r.ContentLength > limit {
 		return tooLarge(limit)
 	}
-	req.body, req.length = r.Body, r.ContentLength
+	text := &clientText{r: r.Body, left: limit}
+	req.body, req.length, req.text = text, r.ContentLength, text
 	if req.length < 0 {
 		// Whether a chunked body is empty shows only when it is read.
 		peeked := bufio.NewReaderSize(r.Body, 512)
 		switch _, err := peeked.Peek(1); {
 		case err == nil:
-			req.limited = &limitedReader{r: peeked, left: limit}
-			req.body = req.limited
+			text.r = peeked
 		case errors.Is(err, io.EOF):
 			req.body, req.length = nil, 0
 		default:
@@ -300,23 +302,46 @@ func (req *request) apply(p *parameters) *wire.Error {
 	return nil
 }
 
-// errTooLarge ends a body without a declared length that passes the limit.
-var errTooLarge = errors.New("text is larger than allowed")
+var (
+	// errTooLarge ends a body without a declared length that passes the limit.
+	errTooLarge = errors.New("text is larger than allowed")
 
-// limitedReader fails, rather than ends, after left bytes, so that a text which
-// is too long is never stored cut short.
-type limitedReader struct {
-	r    io.Reader
-	left int64
+	// errBroken ends a body that the client did not send whole or well-formed.
+	errBroken = errors.New("reading the client's body")
+)
+
+// clientText is a text as the client sends it. It fails, rather than ends, after
+// left bytes, so that a text which is too long is never stored cut short.
+type clientText struct {
+	r     io.Reader
+	left  int64
+	fault atomic.Pointer[error] // what ended it, to tell the client's faults from the worker's
 }
 
-func (l *limitedReader) Read(b []byte) (int, error) {
-	if int64(len(b)) > l.left+1 {
-		b = b[:l.left+1]
+func (t *clientText) Read(b []byte) (int, error) {
+	if int64(len(b)) > t.left+1 {
+		b = b[:t.left+1]
 	}
-	n, err := l.r.Read(b)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, errTooLarge
+	n, err := t.r.Read(b)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", errBroken, err)
+	}
+	if t.left -= int64(n); t.left < 0 {
+		n, err = 0, errTooLarge
+	}
+	if err != nil && err != io.EOF {
+		t.fault.Store(&err)
 	}
 	return n, err
+}
+
+// fault returns what was wrong with the text as far as it was read, or nil.
+func (req *request) fault() error {
+	if req.text == nil {
+		return nil
+	}
+	if err := req.text.fault.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
