@@ -1,0 +1,168 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// symlink plants a link.
+func symlink(t *testing.T, to, at string) {
+	t.Helper()
+	must(t, os.Symlink(to, at))
+}
+
+// touchEverything asks every operation for a document of alpha's, and returns
+// the answers.
+func (b *besieged) touchEverything(document string) map[string]Reply {
+	replies := make(map[string]Reply)
+	for op, rule := range wire.Rules {
+		path := "/" + string(op) + "?p=" + document
+		switch op {
+		case wire.Download, wire.Replace, wire.Remove:
+			path = "/documents/" + document
+		}
+		if rule.Coordinate == wire.Required {
+			path += "&c=" + origin
+		}
+		method := rule.Methods[0]
+		body := "attack"
+		if op == wire.Delta {
+			body = "" // asks for everything
+		}
+		replies[string(op)] = b.Do("tok-alpha", method, path, body)
+	}
+	return replies
+}
+
+// wantUnserved checks the answer to an operation on a document whose file is
+// none. The client did nothing wrong, so it is a 503: the data directory needs
+// somebody's care.
+func (b *besieged) wantUnserved(t *testing.T, document, op string, reply Reply) {
+	t.Helper()
+	if rule := wire.Rules[wire.Op(op)]; !rule.Document || wire.Op(op) == wire.Where {
+		return
+	}
+	if reply.Status != 503 {
+		t.Errorf("%s of %s: %d %q, want 503", op, document, reply.Status, clip(reply.Body))
+	}
+}
+
+// TestIsolationFromPlantedSymlinks: links in alpha's data directory that lead
+// to beta's files, to a file that beta does not have yet, and to beta's whole
+// directory.
+func TestIsolationFromPlantedSymlinks(t *testing.T) {
+	b := besiege(t, func(alpha, beta string) {
+		symlink(t, filepath.Join(beta, canaryDocument+".phext"), filepath.Join(alpha, "absolute.phext"))
+		symlink(t, "../beta/"+canaryDocument+".phext", filepath.Join(alpha, "relative.phext"))
+		symlink(t, "../beta/new.phext", filepath.Join(alpha, "dangling.phext"))
+		symlink(t, "../beta", filepath.Join(alpha, "folder.phext"))
+		symlink(t, "relative.phext", filepath.Join(alpha, "chain.phext"))
+	})
+	for _, name := range []string{"absolute", "relative", "dangling", "folder", "chain"} {
+		for op, reply := range b.touchEverything(name) {
+			b.wantCalm(t, op+" of "+name, reply)
+			b.wantUnserved(t, name, op, reply)
+		}
+	}
+	b.Want("tok-alpha", "POST", "/insert?p=own&c="+origin, "alpha's", 200, "Inserted 7 bytes")
+	b.wantUnharmed(t)
+	if got := b.mustFile("alpha", "own.phext"); got != "alpha's" {
+		t.Errorf("beside the links alpha's own document holds %q", got)
+	}
+}
+
+// TestIsolationFromSymlinksPlantedWhileServed replaces a document that the
+// worker has open and changed by a link to beta's, just before its checkpoint.
+func TestIsolationFromSymlinksPlantedWhileServed(t *testing.T) {
+	b := besiege(t, nil)
+	b.Want("tok-alpha", "PUT", "/documents/doc", "alpha's", 200, "Replaced doc.phext: 7 bytes")
+	file := filepath.Join(b.DataRoot(), "alpha", "doc.phext")
+	b.Want("tok-alpha", "GET", "/get?p=doc", "", 200, "alpha's")
+	if err := os.Remove(file); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	symlink(t, "../beta/"+canaryDocument+".phext", file)
+	for op, reply := range b.touchEverything("doc") {
+		b.wantCalm(t, op, reply)
+	}
+	b.wantUnharmed(t)
+}
+
+// TestIsolationFromLinkedControlFolder: the worker must not work with beta's
+// log, and serves nothing until the link is gone.
+func TestIsolationFromLinkedControlFolder(t *testing.T) {
+	b := besiege(t, func(alpha, beta string) {
+		must(t, os.RemoveAll(filepath.Join(alpha, ".sq")))
+		symlink(t, "../beta/.sq", filepath.Join(alpha, ".sq"))
+	})
+	for op, reply := range b.touchEverything("own") {
+		b.wantCalm(t, op, reply)
+		if reply.Status != 503 || reply.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %q, want 503 and Retry-After", op, reply.Status, reply.Body)
+		}
+	}
+	b.wantUnharmed(t)
+}
+
+// TestIsolationFromLinkedTrash: a removed document must not land at beta's, nor
+// be lost.
+func TestIsolationFromLinkedTrash(t *testing.T) {
+	b := besiege(t, func(alpha, beta string) {
+		must(t, os.WriteFile(filepath.Join(alpha, "doc.phext"), []byte("alpha's"), 0o600))
+		symlink(t, "../beta", filepath.Join(alpha, ".trash"))
+	})
+	got := b.Do("tok-alpha", "DELETE", "/documents/doc", "")
+	b.wantCalm(t, "DELETE", got)
+	if got.Status < 400 {
+		t.Errorf("DELETE: %d %q, want a refusal", got.Status, got.Body)
+	}
+	b.wantUnharmed(t)
+	if got := b.mustFile("alpha", "doc.phext"); got != "alpha's" {
+		t.Errorf("the document holds %q", got)
+	}
+}
+
+// TestOtherFilesAreNoDocuments: a pipe must not hang the worker, and neither it
+// nor a folder is a document.
+func TestOtherFilesAreNoDocuments(t *testing.T) {
+	b := besiege(t, func(alpha, _ string) {
+		must(t, syscall.Mkfifo(filepath.Join(alpha, "pipe.phext"), 0o600))
+		must(t, os.Mkdir(filepath.Join(alpha, "folder.phext"), 0o700))
+	})
+	for _, name := range []string{"pipe", "folder"} {
+		for op, reply := range b.touchEverything(name) {
+			b.wantCalm(t, op+" of "+name, reply)
+			b.wantUnserved(t, name, op, reply)
+		}
+	}
+	b.wantUnharmed(t)
+}
+
+// TestTheRunDirectoryIsTheEdgesAlone: the way around the edge is the sockets.
+func TestTheRunDirectoryIsTheEdgesAlone(t *testing.T) {
+	b := besiege(t, nil)
+	info, err := os.Stat(b.RunDir())
+	must(t, err)
+	if info.Mode().Perm() != 0o700 {
+		t.Errorf("the run directory has mode %v", info.Mode())
+	}
+	sockets := 0
+	entries, err := os.ReadDir(b.RunDir())
+	must(t, err)
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil && strings.HasSuffix(entry.Name(), ".sock") {
+			sockets++
+			if info.Mode() != os.ModeSocket|0o600 {
+				t.Errorf("%s has mode %v", entry.Name(), info.Mode())
+			}
+		}
+	}
+	if sockets == 0 {
+		t.Error("no socket found")
+	}
+}
