@@ -126,7 +126,7 @@ func (a *Admin) route(s *serving, r *http.Request, path []string) (any, *wire.Er
 			return nil, werr
 		}
 		return a.list(s), nil
-	case len(path) == 2 && path[0] == "tenants" && path[1] == "add":
+	case len(path) == 2 && path[0] == "tenants" && path[1] == "add" && r.Method != http.MethodDelete: // add may be a tenant's id
 		if werr := allowMethods(r, http.MethodPost); werr != nil {
 			return nil, werr
 		}
