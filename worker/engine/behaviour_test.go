@@ -116,12 +116,12 @@ func TestCancelledWrite(t *testing.T) {
 // checkpoints replace its file, always to the same text in one record's time.
 func TestViewIsOneMoment(t *testing.T) {
 	e := MustOpen(t, t.TempDir())
-	MustPut(t, e, "a", origin, strings.Repeat("x", 2<<20))
+	MustPut(t, e, "a", origin, strings.Repeat("x", mapAbove+1))
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	wg.Go(func() {
 		defer close(stop)
-		for range 300 {
+		for range 100 {
 			MustAppend(t, e, "a", "1.1.1/1.1.1/1.1.2", "first")
 			MustAppend(t, e, "a", "1.1.1/1.1.1/1.1.3", "later")
 		}
