@@ -46,7 +46,7 @@ func mustNew(t *testing.T, cfg Config) (*Supervisor, *observer.ObservedLogs) {
 	return s, logs
 }
 
-func mustExecutable(t *testing.T) string {
+func mustExecutable(t testing.TB) string {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
@@ -57,7 +57,7 @@ func mustExecutable(t *testing.T) string {
 
 // mustRunDir returns a path short enough for sockets; a test's own temporary
 // directory, which has its name, may not be.
-func mustRunDir(t *testing.T) string {
+func mustRunDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sq")
 	if err != nil {
