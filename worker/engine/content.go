@@ -3,7 +3,7 @@ package engine
 import (
 	"bufio"
 	"io"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/btree"
@@ -38,8 +38,7 @@ type content struct {
 	// byte for byte; from then on it is canonical.
 	modified bool
 
-	sum sync.Once // of a snapshot
-	hex string
+	checksum atomic.Pointer[string] // of a snapshot, once it was asked for
 }
 
 // newContent is a file without changes; it takes over the caller's reference.

@@ -249,6 +249,13 @@ func TestTruncatedMappingIsAnError(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "a.phext"), 0); err != nil {
 		t.Fatal(err)
 	}
+	// A checksum that could not be computed must not be remembered as one.
+	for range 2 {
+		var sum string
+		if err := guard(func() error { sum = MustView(t, e, "a").Checksum(); return nil }); err == nil {
+			t.Errorf("the checksum of a truncated file is %q", sum)
+		}
+	}
 	if err := e.checkpoint(e.docs["a"]); err == nil {
 		t.Error("a checkpoint of a truncated file succeeded")
 	}

@@ -68,12 +68,14 @@ func (v *View) Count() int64 { return v.content.count }
 
 // Checksum returns the xxh3-128 of what WriteTo writes, as 32 hex digits.
 func (v *View) Checksum() string {
-	c := v.content
-	c.sum.Do(func() {
-		sum := c.hash()
-		c.hex = hex.EncodeToString(sum[:])
-	})
-	return c.hex
+	// Not a sync.Once, which would take a fault of the mapping for an answer.
+	if known := v.content.checksum.Load(); known != nil {
+		return *known
+	}
+	sum := v.content.hash()
+	checksum := hex.EncodeToString(sum[:])
+	v.content.checksum.Store(&checksum)
+	return checksum
 }
 
 // Seq returns the sequence of the document's last change, or of the engine when
