@@ -190,3 +190,5 @@ func StoredBytes(t *testing.T, dir string) (total int64) {
 	}
 	return total
 }
+
+func decode(text string, into any) error { return json.Unmarshal([]byte(text), into) }

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -41,7 +40,7 @@ func TestStatsEqualARecount(t *testing.T) {
 			Bytes, Scrolls int64
 		}
 		got := e.Do(alpha.Key, "GET", "/api/v2/documents", "", "Accept: application/json")
-		must(t, json.Unmarshal([]byte(got.Body), &list))
+		must(t, decode(got.Body, &list))
 		for _, d := range list {
 			text := []byte(e.Do(alpha.Key, "GET", "/api/v2/documents/"+d.Name, "").Body)
 			parsed, err := phext.Scrolls(text)
