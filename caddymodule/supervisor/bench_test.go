@@ -12,7 +12,7 @@ import (
 // BenchmarkRoundTrip compares a request through the supervisor with one over the
 // bare transport to the same process.
 func BenchmarkRoundTrip(b *testing.B) {
-	s := benchSupervisor(b)
+	s := benchSupervisor(b, mustExecutable(b))
 	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
 	send := func(trip func(*http.Request) (*http.Response, error)) error {
 		resp, err := trip(request(context.Background(), http.MethodGet, "http://sq/who", ""))
@@ -45,12 +45,11 @@ func BenchmarkRoundTrip(b *testing.B) {
 
 // BenchmarkStart is a worker's whole life: start, one request, drain.
 func BenchmarkStart(b *testing.B) {
-	s := benchSupervisor(b)
 	worker, err := buildWorker()
 	if err != nil {
 		b.Fatal(err)
 	}
-	s.cfg.Worker = worker
+	s := benchSupervisor(b, worker)
 	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
 	for b.Loop() {
 		if _, err := do(s, spec, request(context.Background(), http.MethodGet, "/version?c=acme", "")); err != nil {
@@ -62,9 +61,9 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
-func benchSupervisor(b *testing.B) *Supervisor {
+func benchSupervisor(b *testing.B, worker string) *Supervisor {
 	b.Helper()
-	s, err := New(Config{Worker: mustExecutable(b), RunDir: mustRunDir(b), Logger: zap.NewNop()})
+	s, err := New(Config{Worker: worker, RunDir: mustRunDir(b), Logger: zap.NewNop()})
 	if err != nil {
 		b.Fatal(err)
 	}
