@@ -51,7 +51,8 @@ build() {
 # fresh says whether both binaries are newer than all they are made of.
 fresh() {
 	[[ -x bin/caddy && -x bin/sq-worker ]] || return 1
-	[[ -z $(find caddymodule worker shared go.mod go.sum xcaddy.sh -newer bin/sq-worker -print -quit) ]]
+	[[ -z $(find caddymodule worker shared go.mod go.sum xcaddy.sh -type f -newer bin/sq-worker \
+		! -name '*_test.go' ! -path '*/testdata/*' -print -quit) ]]
 }
 
 key() { echo "$1$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"; }
