@@ -240,7 +240,6 @@ func (req *request) upstream(r *http.Request, quota int64) *http.Request {
 	if req.rule.Write {
 		h[wire.HeaderQuota] = []string{strconv.FormatInt(quota, 10)}
 	}
-	h["User-Agent"] = nil // keeps net/http from adding its own
 	up := &http.Request{
 		Method: method,
 		URL:    &url.URL{Path: "/" + string(req.op), RawQuery: string(query)},

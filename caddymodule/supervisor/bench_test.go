@@ -3,14 +3,15 @@ package supervisor
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"testing"
 
 	"go.uber.org/zap"
 )
 
-// BenchmarkRoundTrip compares a request through the supervisor with one over the
-// bare transport to the same process.
+// BenchmarkRoundTrip compares a request through the supervisor with one over
+// net/http's transport to the same process.
 func BenchmarkRoundTrip(b *testing.B) {
 	s := benchSupervisor(b, mustExecutable(b))
 	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
@@ -27,7 +28,11 @@ func BenchmarkRoundTrip(b *testing.B) {
 	if err := send(supervised); err != nil {
 		b.Fatal(err)
 	}
-	transport := s.tenant("acme").ready.Load().transport
+	socket := s.tenant("acme").ready.Load().socket
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
 	for _, way := range []struct {
 		name string
 		trip func(*http.Request) (*http.Response, error)

@@ -1,11 +1,11 @@
 package supervisor
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net"
-	"net/http"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -19,22 +19,93 @@ const (
 	// connection on which nothing came: a request sent just then would fail.
 	idleConnTimeout = 30 * time.Second
 
-	maxAnswerHeader = 64 << 10 // bytes
+	connBuffer = 4 << 10 // bytes, for reading and for writing each
 )
 
-func newTransport(g *generation, responseTimeout time.Duration) *http.Transport {
-	return &http.Transport{
-		DialContext:            g.dial,
-		DisableCompression:     true,
-		MaxIdleConnsPerHost:    maxIdleConns,
-		IdleConnTimeout:        idleConnTimeout,
-		ResponseHeaderTimeout:  responseTimeout,
-		MaxResponseHeaderBytes: maxAnswerHeader,
+// conn is a connection to a worker. It carries one request at a time.
+type conn struct {
+	net.Conn
+	r     *bufio.Reader
+	w     *bufio.Writer
+	since time.Time // idle since
+}
+
+// pool keeps a generation's idle connections. The one used last is used next,
+// so that those not needed grow old and are closed.
+type pool struct {
+	mu     sync.Mutex
+	idle   []*conn // the longest idle first
+	closed bool
+	timer  *time.Timer // closes those that were idle for too long; nil while none is
+}
+
+// take returns an idle connection, or nil.
+func (p *pool) take() *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if n == 0 {
+		return nil
+	}
+	c := p.idle[n-1]
+	p.idle[n-1] = nil
+	p.idle = p.idle[:n-1]
+	if time.Since(c.since) > idleConnTimeout {
+		c.Close() // the timer is late; it sees to the rest
+		return nil
+	}
+	return c
+}
+
+// put keeps c for the next request, or closes it.
+func (p *pool) put(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.idle) == maxIdleConns {
+		c.Close()
+		return
+	}
+	c.since = time.Now()
+	p.idle = append(p.idle, c)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(idleConnTimeout, p.expire)
 	}
 }
 
-// dial connects to the worker, whatever address it is given.
-func (g *generation) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+func (p *pool) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.idle) && time.Since(p.idle[n].since) >= idleConnTimeout {
+		p.idle[n].Close()
+		n++
+	}
+	p.idle = append(p.idle[:0], p.idle[n:]...)
+	p.timer = nil
+	if len(p.idle) > 0 {
+		p.timer = time.AfterFunc(idleConnTimeout-time.Since(p.idle[0].since), p.expire)
+	}
+}
+
+// close closes the idle connections and keeps no more.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.idle {
+		c.Close()
+	}
+	p.idle = nil
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// connect returns an idle connection to the worker, or a new one.
+func (g *generation) connect(ctx context.Context) (*conn, error) {
+	if c := g.pool.take(); c != nil {
+		return c, nil
+	}
 	var d net.Dialer
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		c, err := d.DialContext(ctx, "unix", g.socket)
@@ -47,7 +118,7 @@ func (g *generation) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 				c.Close()
 				return nil, syscall.ECONNREFUSED
 			default:
-				return &conn{Conn: c}, nil
+				return &conn{Conn: c, r: bufio.NewReaderSize(c, connBuffer), w: bufio.NewWriterSize(c, connBuffer)}, nil
 			}
 		}
 		// A unix socket whose backlog is full refuses with EAGAIN, and tells
@@ -68,22 +139,4 @@ func (g *generation) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 // gone reports whether a failed dial means that nobody listens any more.
 func gone(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
-}
-
-// conn knows whether anything was written since a moment. It hides the ReadFrom
-// of the connection it wraps, so that nothing is written past it.
-type conn struct {
-	net.Conn
-	writes atomic.Int64 // that have begun, without those that wrote nothing
-}
-
-func (c *conn) Write(b []byte) (int, error) {
-	// Counted first: whoever reads the count after closing the connection
-	// learns of every write that could have got through.
-	c.writes.Add(1)
-	n, err := c.Conn.Write(b)
-	if n == 0 && err != nil {
-		c.writes.Add(-1)
-	}
-	return n, err
 }

@@ -152,7 +152,7 @@ func TestRefusedConnectionIsSentAgain(t *testing.T) {
 	spec := mustSpec(t, "acme")
 	pid := mustPID(t, s, spec)
 	mustGet(t, s, spec, "/deafen")
-	s.tenant("acme").ready.Load().transport.CloseIdleConnections()
+	s.tenant("acme").ready.Load().pool.close()
 	if _, err := do(s, spec, request(testContext(t), http.MethodPost, "/execute", "once")); err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestDialOutlastsFullBacklog(t *testing.T) {
 	conns, errs := make(chan net.Conn, dials), make(chan error, dials)
 	for range dials {
 		go func() {
-			c, err := g.dial(ctx, "", "")
+			c, err := g.connect(ctx)
 			if err != nil {
 				errs <- err
 				return

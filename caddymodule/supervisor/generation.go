@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -25,12 +24,13 @@ const gateClosed = math.MinInt64 / 2
 // generation is one worker process of a tenant, from the decision to start it
 // until it is gone. One goroutine, run, takes it through its states.
 type generation struct {
-	super     *Supervisor
-	tenant    *tenant
-	spec      Spec
-	socket    string
-	transport *http.Transport
-	asked     time.Time // for the start
+	super           *Supervisor
+	tenant          *tenant
+	spec            Spec
+	socket          string
+	responseTimeout time.Duration
+	pool            pool
+	asked           time.Time // for the start
 
 	started chan struct{} // closed once it is ready or err is set
 	err     error         // why it never became ready; valid once started is closed
@@ -52,20 +52,19 @@ type generation struct {
 
 func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
 	cfg := s.cfg.Load()
-	g := &generation{
-		super:   s,
-		tenant:  t,
-		spec:    spec,
-		socket:  socketPath(cfg.RunDir, spec.Tenant),
-		asked:   time.Now(),
-		started: make(chan struct{}),
-		exited:  make(chan struct{}),
-		drain:   make(chan struct{}),
-		idle:    make(chan struct{}),
-		state:   Starting,
+	return &generation{
+		super:           s,
+		tenant:          t,
+		spec:            spec,
+		socket:          socketPath(cfg.RunDir, spec.Tenant),
+		responseTimeout: cfg.ResponseTimeout,
+		asked:           time.Now(),
+		started:         make(chan struct{}),
+		exited:          make(chan struct{}),
+		drain:           make(chan struct{}),
+		idle:            make(chan struct{}),
+		state:           Starting,
 	}
-	g.transport = newTransport(g, cfg.ResponseTimeout)
-	return g
 }
 
 // enter counts a request in, unless the gate is closed.
@@ -213,7 +212,7 @@ func (g *generation) end(p *process) {
 	}
 	// A connection that was made and never used looks busy to the worker's HTTP
 	// server, which would wait for seconds whether something comes.
-	g.transport.CloseIdleConnections()
+	g.pool.close()
 	if p.endWithin(timeout - timeout/4) {
 		g.tenant.logger.Error("worker did not end in time and was killed", zap.Int("pid", p.pid), zap.Duration("drain_timeout", timeout))
 	}
@@ -235,7 +234,7 @@ func (g *generation) finish(p *process) {
 	}
 	// Those of requests that are still being answered stay: what the worker
 	// wrote before it died can be read to its end.
-	g.transport.CloseIdleConnections()
+	g.pool.close()
 
 	t.mu.Lock()
 	if !g.readyAt.IsZero() {

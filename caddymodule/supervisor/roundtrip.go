@@ -7,9 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -18,130 +15,113 @@ const maxSends = 3
 
 // RoundTrip sends r to the tenant's worker, which it starts first if there is
 // none, and returns the answer. The caller sets r's method, path, query,
-// headers and body, and must close the answer's body; r's scheme and host are
-// set here. Cancelling r's context cancels the request in the worker, and a
+// headers, body and ContentLength (-1 where unknown), and must close the
+// answer's body. Cancelling r's context cancels the request in the worker, and a
 // worker's death fails the request, or the reading of its answer, at once.
 //
-// RoundTrip sends r again only if it certainly never reached a worker and its
-// body is unread or can be had again from r.GetBody.
+// RoundTrip sends r again only if certainly no byte of it reached a worker. It
+// may return while a large body is still being read, if the answer came first;
+// closing the answer's body ends that.
 //
 // The error is an [*ErrUnavailable], an [*ErrDied], one with [ErrTimeout] in its
 // chain, the cause of r's context, or what reading r's body returned.
 func (s *Supervisor) RoundTrip(spec Spec, r *http.Request) (*http.Response, error) {
-	r.URL.Scheme, r.URL.Host = "http", "sq"
+	ahead, more, err := readAhead(r)
+	if err != nil {
+		return nil, err
+	}
 	t := s.tenant(spec.Tenant)
-	body := newBody(r)
 	for sends := 1; ; sends++ {
 		g, err := s.acquire(r.Context(), t, spec)
 		if err != nil {
-			body.finish()
 			return nil, err
 		}
-		resp, err := g.send(r, body)
+		resp, err := g.send(r, ahead, more)
 		if err == nil {
-			body.finish()
 			return resp, nil
 		}
-		g.leave()
 		var died *ErrDied
-		if !errors.As(err, &died) || !died.Unsent || sends == maxSends || !body.renew() {
-			body.finish()
+		if !errors.As(err, &died) || !died.Unsent || sends == maxSends {
 			return nil, err
 		}
 	}
 }
 
-// send sends r once. Where it succeeds, the answer's body calls g.leave.
-func (g *generation) send(r *http.Request, body *body) (*http.Response, error) {
-	var s sending
-	s.trace.GotConn = s.gotConn
-	out := r.WithContext(httptrace.WithClientTrace(r.Context(), &s.trace))
-	body.attach(out)
-	resp, err := g.exchange(out, body)
+// readAhead reads a small body whole, so that it can be sent again; more says
+// that there is a body which is not small.
+func readAhead(r *http.Request) (ahead []byte, more bool, err error) {
+	switch {
+	case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
+		return nil, false, nil
+	case r.ContentLength < 0 || r.ContentLength > smallBody:
+		return nil, true, nil
+	}
+	ahead = make([]byte, r.ContentLength)
+	n, err := io.ReadFull(r.Body, ahead)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = shortBody(int64(n), r.ContentLength)
+	}
+	return ahead, false, err
+}
+
+// send sends r once. The end of the exchange calls g.leave.
+func (g *generation) send(r *http.Request, ahead []byte, more bool) (*http.Response, error) {
+	c, err := g.connect(r.Context())
 	if err != nil {
-		return nil, g.explain(r, body, &s, err)
-	}
-	resp.Request = r
-	if resp.Body == http.NoBody {
+		err = g.explainConnect(r.Context(), err)
 		g.leave()
-	} else {
-		resp.Body = &answer{ReadCloser: resp.Body, generation: g}
+		return nil, err
 	}
+	e := &exchange{g: g, conn: c}
+	err = e.start(r, ahead, more, g.responseTimeout)
+	var resp *http.Response
+	// A worker that answers before it has read everything closes the connection
+	// for writing, too; its answer is there to be read all the same.
+	if err == nil || e.sent {
+		resp, err = e.answer(r)
+	}
+	if err != nil {
+		err = e.explain(r.Context(), err)
+		e.end(false)
+		return nil, err
+	}
+	if resp.Body == http.NoBody {
+		e.end(!resp.Close)
+		return resp, nil
+	}
+	resp.Body = &answerBody{ReadCloser: resp.Body, exchange: e, last: resp.Close}
 	return resp, nil
 }
 
-// errAbandoned is what exchange returns where net/http does not return in time.
-var errAbandoned = errors.New("it ended while the request was being sent")
-
-// exchange is the transport's RoundTrip, but it also returns when the worker is
-// gone or the request is cancelled while a read of the request's body blocks,
-// for which net/http waits. That read then ends when the client's connection
-// does.
-func (g *generation) exchange(out *http.Request, body *body) (*http.Response, error) {
-	if body.source == nil {
-		return g.transport.RoundTrip(out)
+// explainConnect turns the error of connect into one of RoundTrip's.
+func (g *generation) explainConnect(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	type result struct {
-		resp *http.Response
-		err  error
+	if gone(err) {
+		// It ends without having been told to, and its exit is not seen yet.
+		// The next attempt waits for it.
+		g.tenant.lost(g)
+		return &ErrDied{Tenant: g.tenant.id, Unsent: true, Err: err}
 	}
-	done := make(chan result, 1)
-	go func() {
-		resp, err := g.transport.RoundTrip(out)
-		done <- result{resp, err}
-	}()
-	select {
-	case r := <-done:
-		return r.resp, r.err
-	case <-g.exited:
-	case <-out.Context().Done():
-	}
-	// An answer that was complete before is worth a moment.
-	timer := time.NewTimer(settleTimeout)
-	defer timer.Stop()
-	select {
-	case r := <-done:
-		return r.resp, r.err
-	case <-timer.C:
-	}
-	go func() {
-		if r := <-done; r.err == nil {
-			r.resp.Body.Close()
-		}
-	}()
-	return nil, errAbandoned
+	return &ErrUnavailable{Tenant: g.tenant.id, RetryAfter: time.Second, Err: err}
 }
 
-// explain turns the transport's error into one of RoundTrip's.
-func (g *generation) explain(r *http.Request, body *body, s *sending, err error) error {
-	if r.Context().Err() != nil {
-		return context.Cause(r.Context())
+// explain turns the error of a broken exchange into one of RoundTrip's.
+func (e *exchange) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	if err := body.readErr(); err != nil {
-		return err
+	if fault := e.fault(); fault != nil {
+		return fault
 	}
-	id := g.tenant.id
-	sent, connected := s.outcome()
-	if !connected {
-		var op *net.OpError
-		switch {
-		case gone(err), err == errAbandoned:
-			// It ends without having been told to, and its exit is not seen
-			// yet. The next attempt waits for it.
-			g.tenant.lost(g)
-			return &ErrDied{Tenant: id, Unsent: true, Err: err}
-		case errors.As(err, &op):
-			return &ErrUnavailable{Tenant: id, RetryAfter: time.Second, Err: err}
-		}
-		return fmt.Errorf("request for the worker of tenant %s: %w", id, err)
-	}
+	id := e.g.tenant.id
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return fmt.Errorf("worker of tenant %s: %w: %w", id, ErrTimeout, err)
 	}
-	died := &ErrDied{Tenant: id, Unsent: !sent, Err: err}
-	g.settle(r.Context())
-	return died
+	e.g.settle(ctx)
+	return &ErrDied{Tenant: id, Unsent: !e.sent, Err: err}
 }
 
 // settleTimeout is far more than a process needs from closing its connections
@@ -167,67 +147,5 @@ func (t *tenant) lost(g *generation) {
 	defer t.mu.Unlock()
 	if t.current == g {
 		g.drainLocked("refused connections")
-	}
-}
-
-// sending watches one request on its way to the worker.
-type sending struct {
-	trace httptrace.ClientTrace
-
-	mu     sync.Mutex
-	conn   *conn // that it was given last, or nil
-	before int64 // conn.writes when it was given
-	sent   bool  // on a connection before that: net/http repeats reads by itself
-}
-
-func (s *sending) gotConn(info httptrace.GotConnInfo) {
-	sent, _ := s.outcome()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sent = sent
-	s.conn = info.Conn.(*conn)
-	s.before = s.conn.writes.Load()
-}
-
-// outcome reports whether anything may have been written, and whether there was
-// a connection to write to. It sees to it that nothing more will be.
-func (s *sending) outcome() (sent, connected bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conn == nil {
-		return false, false
-	}
-	s.conn.Close()
-	return s.sent || s.conn.writes.Load() != s.before, true
-}
-
-// answer is the body of a worker's answer. Its end ends the request's stay in
-// the generation.
-type answer struct {
-	io.ReadCloser
-	generation *generation
-	left       atomic.Bool
-}
-
-func (a *answer) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
-	if err != nil {
-		a.leave()
-		if err != io.EOF {
-			err = fmt.Errorf("reading the answer of the worker of tenant %s: %w", a.generation.tenant.id, err)
-		}
-	}
-	return n, err
-}
-
-func (a *answer) Close() error {
-	err := a.ReadCloser.Close()
-	a.leave()
-	return err
-}
-
-func (a *answer) leave() {
-	if a.left.CompareAndSwap(false, true) {
-		a.generation.leave()
 	}
 }

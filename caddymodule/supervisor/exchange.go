@@ -1,0 +1,270 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// smallBody is the longest body, in bytes, that is read before the request is
+// sent: it goes out in one write with the header, and a slow client of it holds
+// no connection to the worker.
+const smallBody = 64 << 10
+
+// maxInterim bounds the 1xx answers before the final one.
+const maxInterim = 5
+
+// exchange is one request on one connection.
+//
+// It is our own and not net/http's Transport for three reasons: the calling
+// goroutine itself writes and reads, which takes a good part of the edge's CPU
+// time off each request; it is known whether a byte was written, so nothing is
+// ever sent twice; and a worker's death ends a request whose client is slow.
+type exchange struct {
+	g    *generation
+	conn *conn
+	stop func() bool // ends the watch on the request's context
+	sent bool        // a byte may have reached the worker
+
+	upload *upload // of a body that was not small, or nil
+	once   sync.Once
+}
+
+// upload is a body on its way to the worker while its answer is awaited.
+type upload struct {
+	done  chan struct{}
+	fault error // of reading the body; valid once done is closed
+	err   error // of reading or writing it; likewise
+}
+
+// start writes the request. body is what was read of it ahead; the rest, if any,
+// is in r.Body. Where start returns an error, the exchange is over.
+func (e *exchange) start(r *http.Request, body []byte, more bool, timeout time.Duration) error {
+	// A cancelled request must not wait for the worker. Closing the connection
+	// is also how the worker learns of it.
+	e.stop = context.AfterFunc(r.Context(), func() { e.conn.Close() })
+	w := &countingWriter{w: e.conn.Conn}
+	e.conn.w.Reset(w)
+	writeHeader(e.conn.w, r, len(body), more)
+	e.conn.w.Write(body)
+	err := e.conn.w.Flush()
+	e.sent = w.n > 0
+	if err != nil {
+		return err
+	}
+	if !more {
+		return e.conn.SetReadDeadline(time.Now().Add(timeout))
+	}
+	e.upload = &upload{done: make(chan struct{})}
+	go e.send(r, timeout)
+	return nil
+}
+
+// send sends a body that is not small. It reads from the client and writes to
+// the worker until either ends.
+func (e *exchange) send(r *http.Request, timeout time.Duration) {
+	source := &faultReader{r: r.Body}
+	var err error
+	if r.ContentLength >= 0 {
+		var n int64
+		// Without its ReadFrom, which would copy by its small buffer.
+		n, err = io.CopyN(struct{ io.Writer }{e.conn.w}, source, r.ContentLength)
+		if err == io.EOF {
+			err = shortBody(n, r.ContentLength)
+			source.err = err
+		}
+	} else {
+		err = writeChunks(e.conn.w, source)
+	}
+	if err == nil {
+		err = e.conn.w.Flush()
+	}
+	if err == nil {
+		err = e.conn.SetReadDeadline(time.Now().Add(timeout))
+	}
+	e.upload.fault, e.upload.err = source.err, err
+	close(e.upload.done)
+	if source.err != nil {
+		// The worker must not take what it has for the whole. Closed after the
+		// fault is known, which is then why reading the answer fails.
+		e.conn.Close()
+	}
+	// An error of writing means that the worker has closed the connection,
+	// maybe after an answer, which is read elsewhere.
+}
+
+func shortBody(n, length int64) error {
+	return fmt.Errorf("the body has %d of %d bytes: %w", n, length, io.ErrUnexpectedEOF)
+}
+
+// answer reads the answer's header.
+func (e *exchange) answer(r *http.Request) (*http.Response, error) {
+	for range maxInterim {
+		resp, err := http.ReadResponse(e.conn.r, r)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 200 {
+			// The answer itself may take as long as it has readers.
+			return resp, e.conn.SetReadDeadline(time.Time{})
+		}
+	}
+	return nil, errors.New("too many interim answers")
+}
+
+// fault returns the error that reading the request's body met, if it is over.
+func (e *exchange) fault() error {
+	if e.upload == nil {
+		return nil
+	}
+	select {
+	case <-e.upload.done:
+		return e.upload.fault
+	default:
+		return nil
+	}
+}
+
+// end ends the exchange. The connection is kept only if both sides are done
+// with it.
+func (e *exchange) end(reusable bool) {
+	e.once.Do(func() {
+		if e.upload != nil {
+			select {
+			case <-e.upload.done:
+				reusable = reusable && e.upload.err == nil
+			default:
+				reusable = false
+			}
+		}
+		if e.stop != nil && !e.stop() {
+			reusable = false // it is being closed
+		}
+		if reusable && e.conn.r.Buffered() == 0 {
+			e.g.pool.put(e.conn)
+		} else {
+			e.conn.Close()
+		}
+		e.g.leave()
+	})
+}
+
+// writeHeader writes the request's line and header. more says that the body goes
+// on behind its first n bytes.
+func writeHeader(w *bufio.Writer, r *http.Request, n int, more bool) {
+	w.WriteString(r.Method)
+	w.WriteByte(' ')
+	w.WriteString(r.URL.RequestURI())
+	w.WriteString(" HTTP/1.1\r\nHost: sq\r\n")
+	for name, values := range r.Header {
+		for _, value := range values {
+			if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+				continue // nothing that could begin another header, or request
+			}
+			w.WriteString(name)
+			w.WriteString(": ")
+			w.WriteString(value)
+			w.WriteString("\r\n")
+		}
+	}
+	switch {
+	case more && r.ContentLength < 0:
+		w.WriteString("Transfer-Encoding: chunked\r\n")
+	case more:
+		writeLength(w, r.ContentLength)
+	case n > 0 || r.Method != http.MethodGet && r.Method != http.MethodHead:
+		writeLength(w, int64(n))
+	}
+	w.WriteString("\r\n")
+}
+
+func writeLength(w *bufio.Writer, n int64) {
+	var digits [20]byte
+	w.WriteString("Content-Length: ")
+	w.Write(strconv.AppendInt(digits[:0], n, 10))
+	w.WriteString("\r\n")
+}
+
+// writeChunks sends a body of unknown length, each read at once.
+func writeChunks(w *bufio.Writer, body io.Reader) error {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := body.Read(buffer)
+		if n > 0 {
+			fmt.Fprintf(w, "%x\r\n", n)
+			w.Write(buffer[:n])
+			w.WriteString("\r\n")
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			_, err = w.WriteString("0\r\n\r\n")
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// countingWriter knows whether anything was written.
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// faultReader keeps the error of reading, to tell it from one of writing.
+type faultReader struct {
+	r   io.Reader
+	err error
+}
+
+func (f *faultReader) Read(b []byte) (int, error) {
+	n, err := f.r.Read(b)
+	if err != nil && err != io.EOF {
+		f.err = err
+	}
+	return n, err
+}
+
+// answerBody is the body of a worker's answer. Its end ends the exchange.
+type answerBody struct {
+	io.ReadCloser
+	exchange *exchange
+	last     bool // the worker closes the connection behind it
+}
+
+func (a *answerBody) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		a.exchange.end(!a.last)
+	default:
+		a.exchange.end(false)
+		err = fmt.Errorf("reading the answer of the worker of tenant %s: %w", a.exchange.g.tenant.id, err)
+	}
+	return n, err
+}
+
+// Close gives up what was not read. It must not drain it, as net/http's own
+// Close would: that could be the whole of a large document.
+func (a *answerBody) Close() error {
+	a.exchange.end(false)
+	return nil
+}
