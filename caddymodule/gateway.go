@@ -122,6 +122,11 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 	if fault := req.fault(); fault != nil {
 		err = fault // the worker saw the text break off, whatever it answered
 	}
+	if req.text != nil && req.text.reading.Load() {
+		// The client is slow and its text is wanted no more. net/http would
+		// wait for the rest of it before it answers, unless told to close.
+		w.Header().Set("Connection", "close")
+	}
 	if err != nil {
 		werr := g.refusal(r, req, tenant, err)
 		refuse(w, r, werr)
@@ -173,6 +178,7 @@ func refuse(w http.ResponseWriter, r *http.Request, werr *wire.Error) {
 func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant, err error) *wire.Error {
 	fields := []zap.Field{zap.String("tenant", tenant.ID), zap.String("op", string(req.op)), zap.Error(err)}
 	var notUp *supervisor.ErrUnavailable
+	var died *supervisor.ErrDied
 	switch {
 	case errors.Is(err, errTooLarge):
 		return tooLarge(g.app.limit(req.op))
@@ -188,6 +194,9 @@ func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant,
 	case errors.As(err, &notUp):
 		g.logger.Error("the tenant's worker is not available", fields...)
 		return unavailable(int(notUp.RetryAfter/time.Second)+1, "the tenant's worker is not available")
+	case errors.As(err, &died) && died.Unsent:
+		g.logger.Error("the tenant's worker died before it got the request", fields...)
+		return unavailable(1, "the tenant's worker is not available")
 	case errors.Is(err, supervisor.ErrTimeout):
 		g.logger.Error("the tenant's worker did not answer in time", fields...)
 		return wire.Errorf(http.StatusGatewayTimeout, "the tenant's worker did not answer in time%s", outcome(req))

@@ -313,16 +313,19 @@ var (
 // clientText is a text as the client sends it. It fails, rather than ends, after
 // left bytes, so that a text which is too long is never stored cut short.
 type clientText struct {
-	r     io.Reader
-	left  int64
-	fault atomic.Pointer[error] // what ended it, to tell the client's faults from the worker's
+	r       io.Reader
+	left    int64
+	reading atomic.Bool           // a Read waits for the client
+	fault   atomic.Pointer[error] // what ended it, to tell the client's faults from the worker's
 }
 
 func (t *clientText) Read(b []byte) (int, error) {
 	if int64(len(b)) > t.left+1 {
 		b = b[:t.left+1]
 	}
+	t.reading.Store(true)
 	n, err := t.r.Read(b)
+	t.reading.Store(false)
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("%w: %w", errBroken, err)
 	}
