@@ -141,11 +141,9 @@ func (rt *runtime) use(a *App) error {
 		rt.tenantsChanged(was.file.Registry(), file.Registry())
 	}
 	rt.metrics.reloaded(nil)
-	rt.background.Go(func() {
-		if err := file.Watch(ctx, rt.tenantsChanged, rt.tenantsRejected); err != nil && ctx.Err() == nil {
-			rt.logger.Error("watching tenants.json ended; edits need a restart of the edge", zap.Error(err))
-		}
-	})
+	if err := file.Watch(ctx, rt.tenantsChanged, rt.tenantsRejected); err != nil {
+		rt.logger.Error("watching tenants.json failed; edits by hand need a restart of the edge", zap.Error(err))
+	}
 	rt.logger.Info("serving tenants", zap.String("config", a.Config), zap.Int("tenants", len(file.Registry().Tenants())))
 	return nil
 }
