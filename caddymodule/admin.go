@@ -53,14 +53,15 @@ func (a *Admin) Provision(ctx caddy.Context) error {
 // adminPrefix begins the paths of the admin API.
 const adminPrefix = apiPrefix + "admin/"
 
+// isAdminPath reports whether sq_admin answers requests for path.
+func isAdminPath(path string) bool {
+	return path == "/healthz" || path == apiPrefix+"metrics" || strings.HasPrefix(path, adminPrefix)
+}
+
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	path := r.URL.EscapedPath()
-	switch {
-	case path == "/healthz":
-	case path == apiPrefix+"metrics":
-	case strings.HasPrefix(path, adminPrefix):
-	default:
+	if !isAdminPath(path) {
 		return next.ServeHTTP(w, r)
 	}
 

@@ -5,10 +5,56 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
+
+func init() {
+	caddy.RegisterModule(Auth{})
+}
+
+// Auth is the HTTP handler sq_auth: it refuses a request without a tenant's key
+// and hands every other on, with {http.auth.user.id} set. The gateway does as
+// much by itself; sq_auth is for handlers that must know the tenant before the
+// gateway answers, such as a rate limiter. Requests that sq_admin answers pass.
+type Auth struct {
+	app *App
+}
+
+// CaddyModule returns the Caddy module information.
+func (Auth) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sq_auth",
+		New: func() caddy.Module { return new(Auth) },
+	}
+}
+
+// Provision finds the sq app.
+func (a *Auth) Provision(ctx caddy.Context) (err error) {
+	a.app, err = findApp(ctx)
+	return err
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (a *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.Method == http.MethodOptions || isAdminPath(r.URL.EscapedPath()) {
+		return next.ServeHTTP(w, r)
+	}
+	s := a.app.runtime.serving.Load()
+	if s == nil {
+		a.app.secureHeaders(w.Header(), r)
+		refuse(w, r, unavailable(1, "the service is starting"))
+		return nil
+	}
+	if _, werr := a.app.runtime.authenticate(r, s.file.Registry()); werr != nil {
+		a.app.secureHeaders(w.Header(), r)
+		refuse(w, r, werr)
+		return nil
+	}
+	return next.ServeHTTP(w, r)
+}
 
 // keyHeader carries a key where Authorization is not at hand.
 const keyHeader = "X-Sq-Api-Key"
@@ -69,3 +115,9 @@ func setUser(r *http.Request, id string) {
 		repl.Set("http.auth.user.id", id)
 	}
 }
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Auth)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Auth)(nil)
+)

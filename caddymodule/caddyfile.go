@@ -13,8 +13,10 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterGlobalOption("sq", parseApp)
+	httpcaddyfile.RegisterHandlerDirective("sq_auth", parseAuth)
 	httpcaddyfile.RegisterHandlerDirective("sq_admin", parseAdmin)
 	httpcaddyfile.RegisterHandlerDirective("sq", parseGateway)
+	httpcaddyfile.RegisterDirectiveOrder("sq_auth", httpcaddyfile.After, "basic_auth")
 	// Both answer requests by themselves, as reverse_proxy does; sq_admin must
 	// come first, since sq answers all that is left. Each goes right before
 	// reverse_proxy, so the one registered first stands first.
@@ -121,6 +123,13 @@ func parseGateway(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return new(Gateway), parseBare(h)
 }
 
+// parseAuth sets up authentication ahead of the gateway. Syntax:
+//
+//	sq_auth [<matcher>]
+func parseAuth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	return new(Auth), parseBare(h)
+}
+
 // parseAdmin sets up the admin handler. Syntax:
 //
 //	sq_admin [<matcher>]
@@ -129,7 +138,7 @@ func parseAdmin(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 }
 
 // parseBare reads a directive that takes no arguments: all options are global,
-// since both handlers share one app.
+// since the handlers share one app.
 func parseBare(h httpcaddyfile.Helper) error {
 	h.Next() // the directive's name
 	if h.NextArg() {

@@ -77,7 +77,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		if werr.Status == http.StatusUnauthorized {
 			w.Header()["Www-Authenticate"] = []string{"Bearer"}
 		}
-		refuse(w, r, werr)
+		refuseUnread(w, r, werr)
 		return nil
 	}
 	usage := rt.usage.of(tenant.ID)
@@ -102,7 +102,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, tenant *tenants.Tenant) (wire.Op, int, error) {
 	req, werr := g.parse(r)
 	if werr != nil {
-		refuse(w, r, werr)
+		refuseUnread(w, r, werr)
 		return "invalid", werr.Status, nil
 	}
 	if !stillServed(s.file.Registry(), tenant) {
@@ -165,8 +165,21 @@ func (g *Gateway) parse(r *http.Request) (*request, *wire.Error) {
 	return parseRequest(r, g.app.limit)
 }
 
+// refuseUnread refuses a request whose body is not wanted. A client that asked
+// before it sends one is answered at once: Caddy's wrapper of the body hides it
+// from net/http, which else waits for the body so as to use the connection again.
+func refuseUnread(w http.ResponseWriter, r *http.Request, werr *wire.Error) {
+	if r.ProtoMajor == 1 && r.ContentLength > 0 && r.Header.Get("Expect") != "" {
+		w.Header().Set("Connection", "close")
+	}
+	refuse(w, r, werr)
+}
+
 // refuse writes an error in the form that the operation's clients expect.
 func refuse(w http.ResponseWriter, r *http.Request, werr *wire.Error) {
+	if werr.Status == http.StatusUnauthorized {
+		w.Header()["Www-Authenticate"] = []string{"Bearer"}
+	}
 	if strings.TrimPrefix(r.URL.Path, "/api/v2") == "/delta" {
 		wire.WriteDeltaError(w, werr)
 		return
