@@ -20,7 +20,8 @@ usage: ./xcaddy.sh COMMAND
   lint    gofmt, go vet (linux and darwin), staticcheck
   clean   remove bin/; .run/ and the data in it stay
 
-run honours SQ_SITE (default localhost:8443) and SQ_RUN (default .run).
+run honours SQ_SITE (default localhost:8443), SQ_BIND (default 127.0.0.1) and
+SQ_RUN (default .run).
 EOF
 }
 
@@ -86,7 +87,7 @@ EOF
 	fi
 	mkdir -p -m 700 "$sockets"
 
-	export SQ_SITE=${SQ_SITE:-localhost:8443}
+	export SQ_SITE=${SQ_SITE:-localhost:8443} SQ_BIND=${SQ_BIND-127.0.0.1}
 	export SQ_CONFIG=$dir/tenants.json SQ_DATA_ROOT=$dir/tenants SQ_RUN_DIR=$sockets
 	export SQ_WORKER=$PWD/bin/sq-worker SQ_CADDY_ADMIN=unix/$sockets/.caddy
 	export XDG_DATA_HOME=$dir/caddy XDG_CONFIG_HOME=$dir/caddy

@@ -84,6 +84,7 @@ func Prepare(t *testing.T, setup Setup) *Edge {
 		"XDG_DATA_HOME=" + filepath.Join(dir, "xdg"),
 		"XDG_CONFIG_HOME=" + filepath.Join(dir, "xdg"),
 		"SQ_SITE=" + e.url,
+		"SQ_BIND=127.0.0.1",
 		"SQ_CONFIG=" + e.ConfigPath(),
 		"SQ_DATA_ROOT=" + e.DataRoot(),
 		"SQ_RUN_DIR=" + e.RunDir(),

@@ -68,6 +68,7 @@ func (b *testbed) start() error {
 	files := map[string]string{
 		"tenants.json": fmt.Sprintf(`{"admin_key": "pmb-admin-bench", "tenants": [{"id": %q, "api_key": %q, "data_dir": %q}]}`, tenant, key, data),
 		"Caddyfile": fmt.Sprintf(`{
+	default_bind 127.0.0.1
 	admin unix/%[1]s/admin
 	sq {
 		config %[1]s/tenants.json
