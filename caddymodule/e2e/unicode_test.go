@@ -128,9 +128,7 @@ func TestDocumentNamesOfEveryUnicodePlane(t *testing.T) {
 	e := Start(t, Setup{})
 	const key = "tok-alpha"
 	names := []string{"été 日本 %2F+&=;#?", "e\u0301t\u00e9", "\uFEFFbom", "\u202Ertl"}
-	for _, text := range planes()[1:] {
-		names = append(names, text)
-	}
+	names = append(names, planes()[1:]...)
 	slices.Sort(names)
 	for i, name := range names {
 		text := fmt.Sprintf("text %d", i)
