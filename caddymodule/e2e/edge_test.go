@@ -24,7 +24,8 @@ import (
 // adminKey and the tenants' keys are fixed, so that tests can search for them.
 const adminKey = "pmb-admin-e2e0000000000000000000000000000"
 
-// Tenant is an entry of an edge's tenants.json.
+// Tenant is an entry of an edge's tenants.json, and what the admin API answers
+// when it adds one.
 type Tenant struct {
 	ID      string `json:"id"`
 	Key     string `json:"api_key"`

@@ -103,7 +103,7 @@ func (r *running) curl(line string) string {
 }
 
 func TestRunServesAndItsCurlLinesWork(t *testing.T) {
-	dir, err := os.MkdirTemp("/tmp", "sqrun")
+	dir, err := os.MkdirTemp("/tmp", "sq run") // paths may hold spaces
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	port := freePort(t)

@@ -28,13 +28,7 @@ func TestScenarioManagement(t *testing.T) {
 	if got.Status != 200 {
 		t.Fatalf("add: %d %q", got.Status, got.Body)
 	}
-	var added struct {
-		ID      string `json:"id"`
-		Key     string `json:"api_key"`
-		DataDir string `json:"data_dir"`
-		QuotaMB int    `json:"quota_mb"`
-		Enabled bool   `json:"enabled"`
-	}
+	var added Tenant
 	must(t, json.Unmarshal([]byte(got.Body), &added))
 	if added.ID != "customer-001" || !strings.HasPrefix(added.Key, "pmb-v1-") || added.QuotaMB != 500 || !added.Enabled || !strings.HasPrefix(added.DataDir, e.DataRoot()) {
 		t.Fatalf("add answers %s", got.Body)

@@ -155,9 +155,9 @@ func TestReloadWithOtherTimeoutsOrPathsKeepsTheWorkers(t *testing.T) {
 		{"# drain_timeout 20s", "drain_timeout 5s"},
 		{"# response_timeout 60s", "response_timeout 30s"},
 		{"# start_timeout 15s", "start_timeout 10s"},
-		{"run_dir {$SQ_RUN_DIR:/run/sq}", "run_dir " + run2},
-		{"data_root {$SQ_DATA_ROOT:/var/lib/sq/tenants}", "data_root " + data2},
-		{"config {$SQ_CONFIG:/etc/sq/tenants.json}", "config " + config2},
+		{`"{$SQ_RUN_DIR:/run/sq}"`, run2},
+		{`"{$SQ_DATA_ROOT:/var/lib/sq/tenants}"`, data2},
+		{`"{$SQ_CONFIG:/etc/sq/tenants.json}"`, config2},
 	} {
 		e.Reload(change[0], change[1])
 		write()
@@ -201,7 +201,7 @@ func TestFailedReloadLeavesTheOldOptionsInForce(t *testing.T) {
 	must(t, err)
 	for _, tt := range []struct{ name, old, new string }{
 		{"fails before anything starts", "\tsq_admin\n", "\ttls /no/such/cert /no/such/key\n\tsq_admin\n"},
-		{"fails in the sq app", "config {$SQ_CONFIG:/etc/sq/tenants.json}", "config /no/such/file"},
+		{"fails in the sq app", `"{$SQ_CONFIG:/etc/sq/tenants.json}"`, "/no/such/file"},
 		{"fails elsewhere, before or after the sq app has started", "\tsq_admin\n", "\tbind 192.0.2.1\n\tsq_admin\n"},
 	} {
 		text := strings.Replace(string(data), tt.old, tt.new, 1)
@@ -209,7 +209,7 @@ func TestFailedReloadLeavesTheOldOptionsInForce(t *testing.T) {
 			t.Fatalf("%s: the Caddyfile lacks %q", tt.name, tt.old)
 		}
 		if !strings.Contains(text, "/no/such/file") {
-			text = strings.Replace(text, "{$SQ_CONFIG:/etc/sq/tenants.json}", config2, 1)
+			text = strings.Replace(text, `"{$SQ_CONFIG:/etc/sq/tenants.json}"`, config2, 1)
 		}
 		must(t, os.WriteFile(bad, []byte(text), 0o600))
 		for range 4 { // in whatever order Caddy starts its apps
