@@ -4,8 +4,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-# Caddy's own build tags that leave out databases nobody here uses.
-tags=nobadger,nomysql,nopgx
+# Every go command below shares these, and so one build cache: static binaries
+# without the paths of this machine, and Caddy's own tags that leave out databases
+# nobody here uses.
+export CGO_ENABLED=0
+export GOFLAGS="${GOFLAGS:-} -trimpath -tags=nobadger,nomysql,nopgx"
 
 usage() {
 	cat <<'EOF'
@@ -41,12 +44,12 @@ build() {
 	caddy=$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)
 	# Nor may go look for our module anywhere but here.
 	GONOPROXY=github.com/sqedge GOVCS=github.com/sqedge:off \
-		CGO_ENABLED=0 XCADDY_GO_BUILD_FLAGS="-tags=$tags -trimpath -ldflags=-s" \
+		XCADDY_GO_BUILD_FLAGS=-ldflags=-s \
 		go tool xcaddy build "$caddy" \
 		--with github.com/sqedge/sqedge/caddymodule \
 		--replace "github.com/sqedge/sqedge=$PWD" \
 		--output bin/caddy >bin/build.log 2>&1 || { cat bin/build.log >&2; exit 1; }
-	CGO_ENABLED=0 go build -trimpath -ldflags=-s -o bin/sq-worker ./worker
+	go build -ldflags=-s -o bin/sq-worker ./worker
 }
 
 # fresh says whether both binaries are newer than all they are made of.
@@ -100,8 +103,8 @@ EOF
 	local base=$SQ_SITE
 	[[ $base == *://* ]] || base=https://$base
 	local ca=$XDG_DATA_HOME/caddy/pki/authorities/local/root.crt
-	local curl="curl"
-	[[ $base == https://* ]] && curl="curl --cacert $ca"
+	local -a curl=(curl)
+	[[ $base != https://* ]] || curl+=(--cacert "$ca")
 	local try
 	for try in $(seq 100); do
 		if ! kill -0 $caddy 2>/dev/null; then
@@ -109,13 +112,14 @@ EOF
 			tail -n 5 "$log" >&2
 			exit 1
 		fi
-		$curl -fs "$base/healthz" >/dev/null 2>&1 && break
+		"${curl[@]}" -fs "$base/healthz" >/dev/null 2>&1 && break
 		sleep 0.1
 	done
 
-	local admin tenant
+	local admin tenant shown
 	admin=$(grep -o 'pmb-admin-[0-9a-f]*' "$SQ_CONFIG" | head -n 1)
 	tenant=$(grep -o 'pmb-v1-[0-9a-f]*' "$SQ_CONFIG" | head -n 1)
+	printf -v shown '%q ' "${curl[@]}"
 	echo "sqedge serves $base"
 	echo "  keys: $SQ_CONFIG   data: $SQ_DATA_ROOT   log: $log"
 	if [[ $first ]]; then
@@ -127,12 +131,12 @@ The keys, shown this once:
 
 Paste these into another terminal:
 
-  $curl -H "Authorization: Bearer $tenant" --data-binary 'Hello, phext' "$base/api/v2/insert?p=notes&c=1.1.1/1.1.1/1.1.1"
-  $curl -H "Authorization: Bearer $tenant" "$base/api/v2/select?p=notes&c=1.1.1/1.1.1/1.1.1"
-  $curl -H "Authorization: Bearer $tenant" "$base/api/v2/toc?p=notes"
-  $curl -H "Authorization: Bearer $admin" -d '{"tenant_id": "acme", "quota_mb": 500}' $base/api/v2/admin/tenants/add
-  $curl -H "Authorization: Bearer $admin" $base/api/v2/admin/tenants/demo/stats
-  $curl -H "Authorization: Bearer $admin" $base/api/v2/metrics
+  $shown-H "Authorization: Bearer $tenant" --data-binary 'Hello, phext' "$base/api/v2/insert?p=notes&c=1.1.1/1.1.1/1.1.1"
+  $shown-H "Authorization: Bearer $tenant" "$base/api/v2/select?p=notes&c=1.1.1/1.1.1/1.1.1"
+  $shown-H "Authorization: Bearer $tenant" "$base/api/v2/toc?p=notes"
+  $shown-H "Authorization: Bearer $admin" -d '{"tenant_id": "acme", "quota_mb": 500}' $base/api/v2/admin/tenants/add
+  $shown-H "Authorization: Bearer $admin" $base/api/v2/admin/tenants/demo/stats
+  $shown-H "Authorization: Bearer $admin" $base/api/v2/metrics
 EOF
 	fi
 	echo
@@ -144,7 +148,7 @@ EOF
 test_all() {
 	need gcc gcc # the race detector is linked with it
 	build
-	go test -race -tags "$tags" "$@" ./...
+	CGO_ENABLED=1 go test -race "$@" ./...
 }
 
 lint() {
@@ -155,9 +159,9 @@ lint() {
 		echo "$bad" >&2
 		exit 1
 	fi
-	go vet -tags "$tags" ./...
-	GOOS=darwin go vet -tags "$tags" ./...
-	go tool staticcheck -tags "$tags" ./...
+	go vet ./...
+	GOOS=darwin go vet ./...
+	go tool staticcheck ./...
 }
 
 command=${1:-}
@@ -166,7 +170,7 @@ case $command in
 build) build ;;
 run) run ;;
 test) test_all "$@" ;;
-bench) build; go run -tags "$tags" ./deploy/bench "$@" ;;
+bench) build; go run ./deploy/bench "$@" ;;
 lint) lint ;;
 clean) rm -rf bin ;;
 *) usage; [[ $command == help || $command == -h || $command == --help ]] || exit 2 ;;
