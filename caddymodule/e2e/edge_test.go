@@ -117,6 +117,16 @@ func Prepare(t *testing.T, setup Setup) *Edge {
 	return e
 }
 
+// Run runs a subtest on an edge that other subtests share, which therefore may
+// not end it.
+func (e *Edge) Run(name string, test func(*testing.T, *Edge)) {
+	e.t.Run(name, func(t *testing.T) {
+		shared := *e
+		shared.t = t
+		test(t, &shared)
+	})
+}
+
 // Tenant returns an entry for id whose key is tok-ID and whose data directory
 // is in the data root.
 func (e *Edge) Tenant(id string) Tenant {

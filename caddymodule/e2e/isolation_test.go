@@ -49,6 +49,28 @@ func besiege(t *testing.T, plant func(alpha, beta string)) *besieged {
 	return b
 }
 
+// TestIsolation runs all attacks that plant nothing against one edge. Those that
+// leave something of alpha's own come last.
+func TestIsolation(t *testing.T) {
+	b := besiege(t, nil)
+	for _, attack := range []struct {
+		name string
+		run  func(*testing.T, *besieged)
+	}{
+		{"every operation and parameter", testIsolationOfEveryOperationAndParameter},
+		{"document paths", testIsolationOfDocumentPaths},
+		{"smuggled headers", testIsolationFromSmuggledHeaders},
+		{"unknown transfer codings", testIsolationFromUnknownTransferCodings},
+		{"oversized everything", testIsolationFromOversizedEverything},
+		{"the run directory", testTheRunDirectoryIsTheEdgesAlone},
+		{"what names beta is alpha's own", testWhatNamesBetaIsAlphasOwn},
+		{"chunks and length together", testChunksAndLengthTogetherSmuggleNothing},
+	} {
+		b.Run(attack.name, func(t *testing.T, e *Edge) { attack.run(t, &besieged{e, b.before}) })
+	}
+	b.wantUnharmed(t)
+}
+
 // tenantFiles returns the name, kind, mode and content of all in a tenant's data
 // directory but the log, which belongs to the worker that runs.
 func (e *Edge) tenantFiles(tenant string) map[string]string {
@@ -139,7 +161,7 @@ func attacked() (requests []struct{ method, path string }) {
 	ops := slices.Sorted(maps.Keys(wire.Rules))
 	for _, op := range ops {
 		if op == wire.Download || op == wire.Replace || op == wire.Remove {
-			continue // see TestIsolationOfDocumentPaths
+			continue // see testIsolationOfDocumentPaths
 		}
 		for _, method := range wire.Rules[op].Methods {
 			for _, prefix := range []string{"/", "/api/v2/"} {
@@ -167,10 +189,9 @@ func (a *attacker) attack(method, target, contentType, body string) {
 	a.b.wantRefused(a.t, method+" "+clip(target)+" "+clip(body), a.conn.do(method, target, body, headers...))
 }
 
-// TestIsolationOfEveryOperationAndParameter forges every parameter of every
+// testIsolationOfEveryOperationAndParameter forges every parameter of every
 // operation, in the query and in a form.
-func TestIsolationOfEveryOperationAndParameter(t *testing.T) {
-	b := besiege(t, nil)
+func testIsolationOfEveryOperationAndParameter(t *testing.T, b *besieged) {
 	c := &attacker{t, b, b.keepAlive(t)}
 	for _, r := range attacked() {
 		for _, forged := range forgedCoordinates {
@@ -192,7 +213,6 @@ func TestIsolationOfEveryOperationAndParameter(t *testing.T) {
 			c.attack(r.method, r.path, form, "c="+origin+"&s=attack&p="+b.fill(forged))
 		}
 	}
-	b.wantUnharmed(t)
 	if got := b.tenantFiles("alpha"); len(got) != 0 {
 		t.Errorf("the attacks made files: %q", got)
 	}
@@ -210,9 +230,8 @@ func (b *besieged) fill(attack string) string {
 	return fmt.Sprintf(attack, root)
 }
 
-// TestIsolationOfDocumentPaths forges the document in documents/{p}.
-func TestIsolationOfDocumentPaths(t *testing.T) {
-	b := besiege(t, nil)
+// testIsolationOfDocumentPaths forges the document in documents/{p}.
+func testIsolationOfDocumentPaths(t *testing.T, b *besieged) {
 	c := &attacker{t, b, b.keepAlive(t)}
 	for _, forged := range forgedDocuments {
 		forged = b.fill(forged)
@@ -239,16 +258,14 @@ func TestIsolationOfDocumentPaths(t *testing.T) {
 			c.attack(method, path, "", "attack")
 		}
 	}
-	b.wantUnharmed(t)
 	if got := b.tenantFiles("alpha"); len(got) != 0 {
 		t.Errorf("the attacks made files: %q", got)
 	}
 }
 
-// TestWhatNamesBetaIsAlphasOwn: what looks like an attack and is a valid name
+// testWhatNamesBetaIsAlphasOwn: what looks like an attack and is a valid name
 // must be answered from alpha's own, empty, data.
-func TestWhatNamesBetaIsAlphasOwn(t *testing.T) {
-	b := besiege(t, nil)
+func testWhatNamesBetaIsAlphasOwn(t *testing.T, b *besieged) {
 	for _, path := range []string{
 		"/select?p=canary&c=" + origin, "/load?p=canary&c=" + origin, "/get?p=canary", "/toc?p=canary", "/delta?p=canary", "/documents",
 		"/select?p=%252e%252e%252fbeta%252fcanary&c=" + origin, "/select?p=beta.canary&c=" + origin, "/select?p=beta:canary&c=" + origin,
@@ -266,5 +283,4 @@ func TestWhatNamesBetaIsAlphasOwn(t *testing.T) {
 	b.Want("tok-alpha", "DELETE", "/documents/canary", "", 404, `no document "canary"`)
 	b.Want("tok-alpha", "POST", "/update?p=canary&c="+origin, "alpha's", 200, "Updated 7 bytes")
 	b.Want("tok-beta", "GET", "/select?p=canary&c="+origin, "", 200, canary)
-	b.wantUnharmed(t)
 }

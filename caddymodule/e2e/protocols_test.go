@@ -15,6 +15,20 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
+// TestHTTP has what every client, browser and library relies on, on one edge.
+func TestHTTP(t *testing.T) {
+	e := Start(t, Setup{})
+	e.Run("every version is served", testEveryHTTPVersionIsServed)
+	e.Run("every answer forbids caching and sniffing and allows every origin", testEveryAnswerForbidsCachingAndSniffingAndAllowsEveryOrigin)
+	e.Run("preflight needs no key and allows what the API takes", testPreflightNeedsNoKeyAndAllowsWhatTheAPITakes)
+	e.Run("HEAD answers as GET without the body", testHEADAnswersAsGETWithoutTheBody)
+	e.Run("errors are problems where JSON is preferred", testErrorsAreProblemsWhereJSONIsPreferred)
+	e.Run("Unauthorized names the scheme", testUnauthorizedNamesTheScheme)
+	e.Run("Method Not Allowed lists those that are", testMethodNotAllowedListsThoseThatAre)
+	e.Run("a failed delta has an empty body", testFailedDeltaHasAnEmptyBody)
+	e.Run("listed origins alone are allowed", testListedOriginsAlone)
+}
+
 // protocols are clients that each speak one version of HTTP.
 func (e *Edge) protocols(t *testing.T) map[int]*http.Client {
 	t.Helper()
@@ -28,9 +42,8 @@ func (e *Edge) protocols(t *testing.T) map[int]*http.Client {
 	return map[int]*http.Client{1: {Transport: one}, 2: e.client, 3: {Transport: three}}
 }
 
-// TestEveryHTTPVersionIsServed has the same conversation in each.
-func TestEveryHTTPVersionIsServed(t *testing.T) {
-	e := Start(t, Setup{})
+// testEveryHTTPVersionIsServed has the same conversation in each.
+func testEveryHTTPVersionIsServed(t *testing.T, e *Edge) {
 	document := strings.Repeat("a line of a document of some size\n", 150_000) // 5 MB
 	for version, client := range e.protocols(t) {
 		ask := func(key, method, path string, body io.Reader, headers ...string) Reply {
@@ -114,8 +127,7 @@ var guarded = []struct {
 	{adminKey, "GET", "/select?p=g&c=" + origin, "", 403},
 }
 
-func TestEveryAnswerForbidsCachingAndSniffingAndAllowsEveryOrigin(t *testing.T) {
-	e := Start(t, Setup{})
+func testEveryAnswerForbidsCachingAndSniffingAndAllowsEveryOrigin(t *testing.T, e *Edge) {
 	for _, tt := range guarded {
 		got := e.Do(tt.key, tt.method, tt.path, tt.body, "Origin: https://app.example.com")
 		if got.Status != tt.status {
@@ -134,10 +146,9 @@ func TestEveryAnswerForbidsCachingAndSniffingAndAllowsEveryOrigin(t *testing.T) 
 	}
 }
 
-// TestListedOriginsAlone: with cors_origin, any other page is told nothing, and
+// testListedOriginsAlone: with cors_origin, any other page is told nothing, and
 // caches that ignore no-store must tell the answers apart.
-func TestListedOriginsAlone(t *testing.T) {
-	e := Start(t, Setup{})
+func testListedOriginsAlone(t *testing.T, e *Edge) {
 	e.Reload("# cors_origin *", "cors_origin https://app.example.com http://localhost:3000")
 	for _, tt := range guarded {
 		for origin, want := range map[string]string{
@@ -159,8 +170,7 @@ func TestListedOriginsAlone(t *testing.T) {
 	}
 }
 
-func TestPreflightNeedsNoKeyAndAllowsWhatTheAPITakes(t *testing.T) {
-	e := Start(t, Setup{})
+func testPreflightNeedsNoKeyAndAllowsWhatTheAPITakes(t *testing.T, e *Edge) {
 	for op, rule := range wire.Rules {
 		path := "/api/v2/" + string(op)
 		if slices.Contains([]wire.Op{wire.Download, wire.Replace, wire.Remove}, op) {
@@ -183,8 +193,7 @@ func TestPreflightNeedsNoKeyAndAllowsWhatTheAPITakes(t *testing.T) {
 	}
 }
 
-func TestHEADAnswersAsGETWithoutTheBody(t *testing.T) {
-	e := Start(t, Setup{})
+func testHEADAnswersAsGETWithoutTheBody(t *testing.T, e *Edge) {
 	e.Want("tok-alpha", "POST", "/update?p=h&c="+origin, "some text", 200, "Updated 9 bytes")
 	for op, rule := range wire.Rules {
 		path := "/" + string(op) + "?p=h&c=" + origin
@@ -216,9 +225,8 @@ func TestHEADAnswersAsGETWithoutTheBody(t *testing.T) {
 	e.Want("tok-alpha", "GET", "/select?p=h&c="+origin, "", 200, "some text")
 }
 
-// TestErrorsAreProblemsWhereJSONIsPreferred: RFC 9457, else one line of text.
-func TestErrorsAreProblemsWhereJSONIsPreferred(t *testing.T) {
-	e := Start(t, Setup{})
+// testErrorsAreProblemsWhereJSONIsPreferred: RFC 9457, else one line of text.
+func testErrorsAreProblemsWhereJSONIsPreferred(t *testing.T, e *Edge) {
 	for accept, problem := range map[string]bool{
 		"": false, "*/*": false, "text/plain": false, "text/html,*/*;q=0.8": false, "text/plain, application/json": false, "application/json;q=0.5, text/plain": false,
 		"application/json": true, "application/problem+json": true, "application/json, */*;q=0.1": true, "text/plain;q=0.5, application/json": true,
@@ -252,8 +260,7 @@ func TestErrorsAreProblemsWhereJSONIsPreferred(t *testing.T) {
 	}
 }
 
-func TestUnauthorizedNamesTheScheme(t *testing.T) {
-	e := Start(t, Setup{})
+func testUnauthorizedNamesTheScheme(t *testing.T, e *Edge) {
 	for _, header := range []string{"X-A: b", "Authorization: Bearer guess", "Authorization: Basic dG9rLWFscGhh", "X-SQ-API-Key: guess", "X-SQ-API-Key: "} {
 		for _, path := range []string{"/select", "/delta", "/nowhere", "/documents/x"} {
 			got := e.Do("", "GET", path, "", header)
@@ -264,8 +271,7 @@ func TestUnauthorizedNamesTheScheme(t *testing.T) {
 	}
 }
 
-func TestMethodNotAllowedListsThoseThatAre(t *testing.T) {
-	e := Start(t, Setup{})
+func testMethodNotAllowedListsThoseThatAre(t *testing.T, e *Edge) {
 	methods := []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"}
 	ops := maps.Clone(wire.Rules)
 	delete(ops, wire.Replace)
@@ -293,10 +299,9 @@ func TestMethodNotAllowedListsThoseThatAre(t *testing.T) {
 	}
 }
 
-// TestFailedDeltaHasAnEmptyBody: an existing editor merges any body of delta
+// testFailedDeltaHasAnEmptyBody: an existing editor merges any body of delta
 // into its user's file.
-func TestFailedDeltaHasAnEmptyBody(t *testing.T) {
-	e := Start(t, Setup{})
+func testFailedDeltaHasAnEmptyBody(t *testing.T, e *Edge) {
 	big := strings.Repeat("x", 16<<20+1)
 	for _, tt := range []struct {
 		key, method, path, body string

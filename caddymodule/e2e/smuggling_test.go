@@ -9,13 +9,12 @@ import (
 // alphasKey is the header of an attack in alpha's name.
 const alphasKey = "Authorization: Bearer tok-alpha"
 
-// TestIsolationFromSmuggledHeaders sends what net/http's client would not.
+// testIsolationFromSmuggledHeaders sends what net/http's client would not.
 // smuggled is a whole request for beta's canary, without a key that opens it.
-func TestIsolationFromSmuggledHeaders(t *testing.T) {
+func testIsolationFromSmuggledHeaders(t *testing.T, b *besieged) {
 	smuggled := rawHead("GET /select?p=canary&c="+origin+" HTTP/1.1", "Host: {host}", "SQ-Tenant: beta", "Connection: close")
 	get := "GET /select?p=canary&c=" + origin + " HTTP/1.1"
 	post := "POST /update?p=canary&c=" + origin + " HTTP/1.1"
-	b := besiege(t, nil)
 	for _, tt := range []struct {
 		name    string
 		request string
@@ -70,13 +69,11 @@ func TestIsolationFromSmuggledHeaders(t *testing.T) {
 		})
 	}
 	b.Want("tok-alpha", "GET", "/documents", "", 200, "")
-	b.wantUnharmed(t)
 }
 
-// TestIsolationFromUnknownTransferCodings: RFC 9112 asks for 501 where a
+// testIsolationFromUnknownTransferCodings: RFC 9112 asks for 501 where a
 // transfer coding is not understood.
-func TestIsolationFromUnknownTransferCodings(t *testing.T) {
-	b := besiege(t, nil)
+func testIsolationFromUnknownTransferCodings(t *testing.T, b *besieged) {
 	for _, header := range []string{
 		"Transfer-Encoding: xchunked", "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: chunked, identity",
 		"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "Transfer-Encoding: \x0bchunked", "Transfer-Encoding: chunked;q=1",
@@ -87,15 +84,13 @@ func TestIsolationFromUnknownTransferCodings(t *testing.T) {
 		}
 	}
 	b.Want("tok-alpha", "GET", "/documents", "", 200, "")
-	b.wantUnharmed(t)
 }
 
-// TestChunksAndLengthTogetherSmuggleNothing: RFC 9112 lets a server take the
+// testChunksAndLengthTogetherSmuggleNothing: RFC 9112 lets a server take the
 // chunks and forget the length, as net/http does. What follows the last chunk
 // is a request like any other and needs a key; nothing of it gets to a worker,
 // which is sent a request of the edge's own making.
-func TestChunksAndLengthTogetherSmuggleNothing(t *testing.T) {
-	b := besiege(t, nil)
+func testChunksAndLengthTogetherSmuggleNothing(t *testing.T, b *besieged) {
 	smuggled := rawHead("GET /select?p=canary&c="+origin+" HTTP/1.1", "Host: {host}", "Connection: close")
 	for i, length := range []int{0, 5, 6, 16, 16 + len(smuggled), 4096} {
 		at := fmt.Sprintf("1.1.1/1.1.1/1.1.%d", i+1)
@@ -117,13 +112,11 @@ func TestChunksAndLengthTogetherSmuggleNothing(t *testing.T) {
 			}
 		}
 	}
-	b.wantUnharmed(t)
 }
 
-// TestIsolationFromOversizedEverything: what is too large is refused before it
+// testIsolationFromOversizedEverything: what is too large is refused before it
 // is kept anywhere.
-func TestIsolationFromOversizedEverything(t *testing.T) {
-	b := besiege(t, nil)
+func testIsolationFromOversizedEverything(t *testing.T, b *besieged) {
 	const update = "/update?p=big&c=" + origin
 	big := strings.Repeat("x", 100<<10)
 	// net/http answers once this much of a refused body has come, since closing
@@ -165,7 +158,6 @@ func TestIsolationFromOversizedEverything(t *testing.T) {
 		})
 	}
 	b.Want("tok-alpha", "GET", "/documents", "", 200, "")
-	b.wantUnharmed(t)
 }
 
 // chunks is a chunked body of n bytes, a multiple of 1 MiB.

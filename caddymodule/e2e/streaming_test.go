@@ -75,10 +75,17 @@ func peakMemory(t *testing.T, pid int) int64 {
 	return kilobytes << 10
 }
 
-// TestLargeDocumentsDoNotPassThroughMemory: neither the edge nor the worker
-// holds a large document as it is put and got.
-func TestLargeDocumentsDoNotPassThroughMemory(t *testing.T) {
+// TestLargeDocuments puts one and reads it in every HTTP version.
+func TestLargeDocuments(t *testing.T) {
 	e := Start(t, Setup{})
+	e.Run("do not pass through memory", testLargeDocumentsDoNotPassThroughMemory)
+	e.Run("begin before the worker has sent all", testAnAnswerBeginsBeforeTheWorkerHasSentAll)
+	e.Run("end with the client", testAClientThatLeavesEndsTheWorkersAnswer)
+}
+
+// testLargeDocumentsDoNotPassThroughMemory: neither the edge nor the worker
+// holds a large document as it is put and got.
+func testLargeDocumentsDoNotPassThroughMemory(t *testing.T, e *Edge) {
 	hash := sha256.New()
 	io.Copy(hash, largeText(largeBytes))
 	want := fmt.Sprintf("%x", hash.Sum(nil))
@@ -102,20 +109,13 @@ func TestLargeDocumentsDoNotPassThroughMemory(t *testing.T) {
 	}
 }
 
-// TestAnAnswerBeginsBeforeTheWorkerHasSentAll: the worker dies after the first
+// testAnAnswerBeginsBeforeTheWorkerHasSentAll: the worker dies after the first
 // byte has come, so what was not sent by then cannot come any more; and a short
 // answer must not look like a whole one.
-func TestAnAnswerBeginsBeforeTheWorkerHasSentAll(t *testing.T) {
-	e := Start(t, Setup{})
-	e.putLarge()
+func testAnAnswerBeginsBeforeTheWorkerHasSentAll(t *testing.T, e *Edge) {
 	paths := map[int]string{1: "/get?p=large", 2: "/documents/large", 3: "/json-export?p=large"}
 	for version, client := range e.protocols(t) {
-		Eventually(t, "a worker is up", func() error {
-			if got := e.Do("tok-alpha", "HEAD", "/get?p=large", ""); got.Status != 200 {
-				return fmt.Errorf("%d", got.Status)
-			}
-			return nil
-		})
+		e.awaitWorker(t)
 		resp := e.mustSend(client, "GET", paths[version], nil)
 		if _, err := io.ReadFull(resp.Body, make([]byte, 1)); err != nil {
 			t.Fatalf("HTTP/%d: %v", version, err)
@@ -130,10 +130,20 @@ func TestAnAnswerBeginsBeforeTheWorkerHasSentAll(t *testing.T) {
 	}
 }
 
-// TestAClientThatLeavesEndsTheWorkersAnswer: its connection to the worker ends.
-func TestAClientThatLeavesEndsTheWorkersAnswer(t *testing.T) {
-	e := Start(t, Setup{})
-	e.putLarge()
+// awaitWorker waits until alpha is served, as it is again after a backoff.
+func (e *Edge) awaitWorker(t *testing.T) {
+	t.Helper()
+	Eventually(t, "a worker is up", func() error {
+		if got := e.Do("tok-alpha", "HEAD", "/get?p=large", ""); got.Status != 200 {
+			return fmt.Errorf("%d", got.Status)
+		}
+		return nil
+	})
+}
+
+// testAClientThatLeavesEndsTheWorkersAnswer: its connection to the worker ends.
+func testAClientThatLeavesEndsTheWorkersAnswer(t *testing.T, e *Edge) {
+	e.awaitWorker(t)
 	for version, client := range e.protocols(t) {
 		ctx, leave := context.WithCancel(context.Background())
 		defer leave()

@@ -52,18 +52,20 @@ func (b *besieged) wantUnserved(t *testing.T, document, op string, reply Reply) 
 	}
 }
 
-// TestIsolationFromPlantedSymlinks: links in alpha's data directory that lead
-// to beta's files, to a file that beta does not have yet, and to beta's whole
-// directory.
-func TestIsolationFromPlantedSymlinks(t *testing.T) {
+// TestIsolationFromWhatIsPlanted: in alpha's data directory there are links that
+// lead to beta's files, to a file that beta does not have yet and to beta's
+// whole directory, a pipe, which must not hang the worker, and a folder.
+func TestIsolationFromWhatIsPlanted(t *testing.T) {
 	b := besiege(t, func(alpha, beta string) {
 		symlink(t, filepath.Join(beta, canaryDocument+".phext"), filepath.Join(alpha, "absolute.phext"))
 		symlink(t, "../beta/"+canaryDocument+".phext", filepath.Join(alpha, "relative.phext"))
 		symlink(t, "../beta/new.phext", filepath.Join(alpha, "dangling.phext"))
-		symlink(t, "../beta", filepath.Join(alpha, "folder.phext"))
+		symlink(t, "../beta", filepath.Join(alpha, "directory.phext"))
 		symlink(t, "relative.phext", filepath.Join(alpha, "chain.phext"))
+		must(t, syscall.Mkfifo(filepath.Join(alpha, "pipe.phext"), 0o600))
+		must(t, os.Mkdir(filepath.Join(alpha, "folder.phext"), 0o700))
 	})
-	for _, name := range []string{"absolute", "relative", "dangling", "folder", "chain"} {
+	for _, name := range []string{"absolute", "relative", "dangling", "directory", "chain", "pipe", "folder"} {
 		for op, reply := range b.touchEverything(name) {
 			b.wantCalm(t, op+" of "+name, reply)
 			b.wantUnserved(t, name, op, reply)
@@ -72,7 +74,7 @@ func TestIsolationFromPlantedSymlinks(t *testing.T) {
 	b.Want("tok-alpha", "POST", "/insert?p=own&c="+origin, "alpha's", 200, "Inserted 7 bytes")
 	b.wantUnharmed(t)
 	if got := b.mustFile("alpha", "own.phext"); got != "alpha's" {
-		t.Errorf("beside the links alpha's own document holds %q", got)
+		t.Errorf("beside what was planted alpha's own document holds %q", got)
 	}
 }
 
@@ -130,25 +132,8 @@ func TestIsolationFromLinkedTrash(t *testing.T) {
 	}
 }
 
-// TestOtherFilesAreNoDocuments: a pipe must not hang the worker, and neither it
-// nor a folder is a document.
-func TestOtherFilesAreNoDocuments(t *testing.T) {
-	b := besiege(t, func(alpha, _ string) {
-		must(t, syscall.Mkfifo(filepath.Join(alpha, "pipe.phext"), 0o600))
-		must(t, os.Mkdir(filepath.Join(alpha, "folder.phext"), 0o700))
-	})
-	for _, name := range []string{"pipe", "folder"} {
-		for op, reply := range b.touchEverything(name) {
-			b.wantCalm(t, op+" of "+name, reply)
-			b.wantUnserved(t, name, op, reply)
-		}
-	}
-	b.wantUnharmed(t)
-}
-
-// TestTheRunDirectoryIsTheEdgesAlone: the way around the edge is the sockets.
-func TestTheRunDirectoryIsTheEdgesAlone(t *testing.T) {
-	b := besiege(t, nil)
+// testTheRunDirectoryIsTheEdgesAlone: the way around the edge is the sockets.
+func testTheRunDirectoryIsTheEdgesAlone(t *testing.T, b *besieged) {
 	info, err := os.Stat(b.RunDir())
 	must(t, err)
 	if info.Mode().Perm() != 0o700 {
