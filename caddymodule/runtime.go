@@ -173,11 +173,17 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 // errServedAgain ends the draining of a tenant that came back meanwhile.
 var errServedAgain = errors.New("the tenant is served again")
 
-// drainTenant ends the worker of a tenant that is served no more, and makes sure
-// that no request which was let in before that starts it again.
+// stopAgainAfter is how long requests that were let in before their tenant went
+// may use the worker that they started after it.
+const stopAgainAfter = 10 * time.Second
+
+// drainTenant ends the worker of a tenant that is served no more. A request that
+// was let in before may start a worker once more, which ends when the last of
+// them has left; ending it at once could keep them from ever being served.
 func (rt *runtime) drainTenant(ctx context.Context, id string) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	inflight := &rt.usage.of(id).inflight
 	for {
 		s := rt.serving.Load()
 		if s == nil {
@@ -186,16 +192,16 @@ func (rt *runtime) drainTenant(ctx context.Context, id string) error {
 		if t := s.file.Registry().ByID(id); t != nil && t.Enabled {
 			return errServedAgain
 		}
-		// A request that entered earlier may start a worker once more; after
-		// the last of them has left, one more stop is the last.
-		idle := rt.usage.of(id).inflight.Load() == 0
-		if err := s.super.Stop(ctx, id); err != nil || idle {
+		last := inflight.Load() == 0 // and none can be let in any more
+		if err := s.super.Stop(ctx, id); err != nil || last {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the requests of %s to end: %w", id, ctx.Err())
-		case <-tick.C:
+		for again := time.Now().Add(stopAgainAfter); inflight.Load() > 0 && rt.serving.Load() != nil && time.Now().Before(again); {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("waiting for the requests of %s to end: %w", id, ctx.Err())
+			case <-tick.C:
+			}
 		}
 	}
 }
