@@ -350,8 +350,8 @@ func TestListen(t *testing.T) {
 	if info, err := os.Stat(socket); err != nil || info.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the socket has mode %v, %v", info.Mode(), err)
 	}
-	if got := mustAsk(t, client, http.MethodGet, "/version?c=acme", ""); got != version() {
-		t.Errorf("version %q, want %q", got, version())
+	if got := mustAsk(t, client, http.MethodGet, "/version?c=acme", ""); got != wire.ProductVersion {
+		t.Errorf("version %q, want %q", got, wire.ProductVersion)
 	}
 	second := command(t, "serve", "-tenant", "acme", "-dir", dir, "-listen", socket)
 	if out, _ := second.CombinedOutput(); second.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "remove the socket") {

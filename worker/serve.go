@@ -74,7 +74,7 @@ func serve(cfg config) int {
 		Handler: api.New(api.Config{
 			Engine:      eng,
 			Tenant:      cfg.tenant,
-			Version:     version(),
+			Version:     wire.ProductVersion,
 			Logger:      logger,
 			Registry:    metrics.registry,
 			Misdirected: metrics.misdirected,

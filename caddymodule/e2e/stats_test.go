@@ -169,7 +169,7 @@ func TestHealth(t *testing.T) {
 	e.Admin("GET", "health", "", 200, &health)
 	if health.Status != "ok" || health.Config.Path != e.ConfigPath() || health.Config.Tenants != 2 || health.Config.LoadedAt.IsZero() ||
 		health.Workers["ready"] != 1 || health.Disk.Path != e.DataRoot() || health.Disk.Total == 0 || health.Disk.Free == 0 || health.Disk.Free > health.Disk.Total ||
-		health.Uptime <= 0 || health.Version == "" {
+		health.Uptime <= 0 || health.Version != e.Do("tok-alpha", "GET", "/version", "").Body {
 		t.Errorf("health: %+v", health)
 	}
 	must(t, os.RemoveAll(e.DataRoot()))
