@@ -155,25 +155,45 @@ func TestQuotaChangeIsInForceWithoutARestart(t *testing.T) {
 	}
 }
 
-func TestQuotaWarningAt90PercentIsLoggedOnce(t *testing.T) {
+func TestQuotaWarningAt90PercentIsLoggedOncePerPassing(t *testing.T) {
 	e, alpha := StartWithQuota(t, 1)
+	want := 0
 	warnings := func() int { return strings.Count(e.Log(), "90 % of the quota is used") }
-	e.Want(alpha.Key, "POST", "/insert?p=a&c="+origin, strings.Repeat("x", mib*89/100), 200, fmt.Sprintf("Inserted %d bytes", mib*89/100))
-	if n := warnings(); n != 0 {
-		t.Errorf("%d warnings below 90 %%", n)
+	await := func(what string) {
+		t.Helper()
+		want++
+		Eventually(t, what+" is warned of", func() error {
+			if n := warnings(); n != want {
+				return fmt.Errorf("there are %d warnings, want %d", n, want)
+			}
+			return nil
+		})
 	}
-	for range 3 {
-		e.Want(alpha.Key, "POST", "/insert?p=a&c="+origin, strings.Repeat("x", 20_000), 200, "Inserted 20000 bytes")
-	}
-	Eventually(t, "the warning is logged", func() error { // the worker's lines come through a pipe
-		if n := warnings(); n != 1 {
-			return fmt.Errorf("it is there %d times", n)
+	put := func(size int) {
+		t.Helper()
+		if got := e.Do(alpha.Key, "PUT", "/api/v2/documents/whole", strings.Repeat("x", size)); got.Status/100 != 2 {
+			t.Fatalf("PUT: %d %q", got.Status, got.Body)
 		}
-		return nil
-	})
+	}
+	insert := func(size int) {
+		t.Helper()
+		e.Want(alpha.Key, "POST", "/insert?p=a&c="+origin, strings.Repeat("x", size), 200, fmt.Sprintf("Inserted %d bytes", size))
+	}
+	insert(mib * 89 / 100)
+	for range 3 {
+		insert(20_000)
+	}
+	await("an insert")
+	e.Want(alpha.Key, "DELETE", "/delete?p=a&c="+origin, "", 200, fmt.Sprintf("Removed %d bytes", mib*89/100+60_000))
+	put(mib * 95 / 100)
+	put(mib * 96 / 100)
+	await("a whole document")
+	put(1)
+	insert(mib * 91 / 100)
+	await("passing again")
 	e.Quit()
-	if n := warnings(); n != 1 || !regexp.MustCompile(`"level":"warn".*90 % of the quota is used","tenant":"alpha".*"used_bytes":\d+`).MatchString(e.Log()) {
-		t.Errorf("%d warnings, or not of alpha", n)
+	if n := warnings(); n != want || !regexp.MustCompile(`"level":"warn".*90 % of the quota is used","tenant":"alpha".*"used_bytes":\d+`).MatchString(e.Log()) {
+		t.Errorf("%d warnings, want %d, or not of alpha", n, want)
 	}
 }
 

@@ -145,7 +145,9 @@ func (e *Engine) swapFile(d *document, b *base, quota int64, install func() erro
 	// The new size counts from here on, so that no other write takes its place.
 	grow := int64(len(b.data)) - d.now.size
 	e.total += grow
+	warn := e.watchQuotaLocked(quota, e.total-grow)
 	e.mu.Unlock()
+	warn()
 
 	announced := false
 	if err = e.announce(d, &b.record, true); err == nil {

@@ -89,25 +89,33 @@ func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
 			return r, nil, ErrChanged
 		}
 	}
-	var warn *zap.Logger
-	var total int64
+	warn := func() {}
 	err = guard(func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		before := e.total
 		r, b, err = e.applyLocked(d, ch)
-		if ch.quota > 0 && err == nil {
-			nearly := e.total > ch.quota/10*9
-			if nearly && !e.warned {
-				warn, total = e.log, e.total
-			}
-			e.warned = nearly
+		if err == nil {
+			warn = e.watchQuotaLocked(ch.quota, before)
 		}
 		return err
 	})
-	if warn != nil {
-		warn.Warn("90 % of the quota is used", zap.Int64("used_bytes", total), zap.Int64("quota_bytes", ch.quota))
-	}
+	warn()
 	return r, b, err
+}
+
+// watchQuotaLocked is called after each change that may have made the total grow
+// from before. What it returns logs a warning where that passed 90 % of the quota,
+// or is the first change to find it passed; call it without the lock.
+func (e *Engine) watchQuotaLocked(quota, before int64) (warn func()) {
+	total, most := e.total, quota/10*9
+	if quota == 0 || total <= most || e.warned && before > most {
+		return func() {}
+	}
+	e.warned = true
+	return func() {
+		e.log.Warn("90 % of the quota is used", zap.Int64("used_bytes", total), zap.Int64("quota_bytes", quota))
+	}
 }
 
 // unedited reports whether the document's file is the one the engine opened.
