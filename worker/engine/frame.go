@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"iter"
 
 	"github.com/sqedge/sqedge/shared/phext"
 )
@@ -198,6 +199,24 @@ func readFrame(b []byte, epoch [8]byte) (f frame, ok bool) {
 	return f, f.durable < f.seq && crc32.Checksum(f.payload, castagnoli) == binary.LittleEndian.Uint32(b[24:])
 }
 
+// frames yields the frames of b that verify, each with its offset, and passes
+// over what does not.
+func frames(b []byte, epoch [8]byte) iter.Seq2[int, frame] {
+	return func(yield func(int, frame) bool) {
+		for at := 0; at+frameHeader <= len(b); {
+			f, ok := readFrame(b[at:], epoch)
+			if !ok {
+				at++
+				continue
+			}
+			if !yield(at, f) {
+				return
+			}
+			at += f.size
+		}
+	}
+}
+
 // beyond reports whether b begins with a frame that verifies as far as its
 // header goes and is longer than b.
 func beyond(b []byte, epoch [8]byte) bool {
@@ -264,16 +283,10 @@ func scanSegment(name string, data []byte, last bool, record func(seq uint64, op
 	if !last {
 		return 0, 0, &CorruptError{File: name, Offset: int64(at), Reason: "a record does not verify, and later segments exist"}
 	}
-	for i := 1; i+frameHeader <= len(rest); {
-		f, ok := readFrame(rest[i:], epoch)
-		if !ok {
-			i++
-			continue
-		}
+	for _, f := range frames(rest[1:], epoch) {
 		if f.durable >= next {
 			return 0, 0, &CorruptError{File: name, Offset: int64(at), Reason: fmt.Sprintf("record %d does not verify, and record %d says that it was synced", next, f.seq)}
 		}
-		i += f.size
 	}
 	return at, next, nil
 }

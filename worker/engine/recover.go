@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,22 @@ type logged struct {
 	op  op
 }
 
+// unsaved reports whether there are changes that no file is confirmed to hold.
+func (h *history) unsaved() bool {
+	return len(h.changes) > 0 && h.changes[len(h.changes)-1].seq > h.saved
+}
+
+// find returns the newest record of the file that present describes, among
+// those that may be in place.
+func (h *history) find(present fileRecord) (file fileRecord, found bool) {
+	for _, f := range h.files {
+		if f.seq >= h.saved && f.same(present) {
+			file, found = f, true
+		}
+	}
+	return file, found
+}
+
 // recover reads the log and brings every document with unsaved changes back to
 // where it was.
 func (e *Engine) recover() error {
@@ -39,16 +56,8 @@ func (e *Engine) recover() error {
 		if strings.HasPrefix(name, tempPrefix) {
 			e.control.remove(name) // of a checkpoint that never came to be
 		}
-		if first, ok := parseSegment(name); ok {
-			e.wal.segments = append(e.wal.segments, &segment{first: first, last: make(map[*document]uint64)})
-		}
 	}
-	slices.SortFunc(e.wal.segments, func(a, b *segment) int {
-		if a.first < b.first {
-			return -1
-		}
-		return 1
-	})
+	e.wal.segments = segmentsOf(names)
 	if len(e.wal.segments) == 0 {
 		return e.wal.begin(1, firstAlloc)
 	}
@@ -70,6 +79,29 @@ func (e *Engine) recover() error {
 	return nil
 }
 
+// segmentsOf returns the segments among files of the control folder, oldest
+// first.
+func segmentsOf(names []string) (segments []*segment) {
+	for _, name := range names {
+		if first, ok := parseSegment(name); ok {
+			segments = append(segments, &segment{first: first, last: make(map[*document]uint64)})
+		}
+	}
+	slices.SortFunc(segments, func(a, b *segment) int { return cmp.Compare(a.first, b.first) })
+	return segments
+}
+
+// scan is [scanSegment] for a segment that must begin with the record after the
+// one given, as its name says it does.
+func (s *segment) scan(data []byte, after uint64, last bool, record func(seq uint64, ops []op)) (end int, next uint64, err error) {
+	if _, first, ok := readSegmentHeader(data); ok && first != s.first {
+		return 0, 0, &CorruptError{File: s.name(), Reason: fmt.Sprintf("it begins with record %d, not the one in its name", first)}
+	} else if ok && first != after+1 {
+		return 0, 0, &CorruptError{File: s.name(), Reason: fmt.Sprintf("it begins with record %d, but the segment before ends with %d", first, after)}
+	}
+	return scanSegment(s.name(), data, last, record)
+}
+
 // quarantine leaves a note of why the directory is not opened. Nothing else is
 // touched, so that whoever repairs it finds what the disk held.
 func (e *Engine) quarantine(cause *CorruptError) {
@@ -87,6 +119,7 @@ func (e *Engine) quarantine(cause *CorruptError) {
 func (e *Engine) readLog() (map[string]*history, error) {
 	histories := make(map[string]*history)
 	w := e.wal
+	e.seq = w.segments[0].first - 1
 	for i, s := range w.segments {
 		last := i == len(w.segments)-1
 		data, err := e.readSegment(s)
@@ -95,14 +128,7 @@ func (e *Engine) readLog() (map[string]*history, error) {
 		}
 		s.size = int64(len(data))
 		w.bytes.Add(s.size)
-		if epoch, first, ok := readSegmentHeader(data); ok && first != s.first {
-			return nil, &CorruptError{File: s.name(), Reason: fmt.Sprintf("it begins with record %d, not the one in its name", first)}
-		} else if ok && i > 0 && first != e.seq+1 {
-			return nil, &CorruptError{File: s.name(), Reason: fmt.Sprintf("it begins with record %d, but the segment before ends with %d", first, e.seq)}
-		} else if ok && last {
-			w.epoch = epoch
-		}
-		end, next, err := scanSegment(s.name(), data, last, func(seq uint64, ops []op) {
+		end, next, err := s.scan(data, e.seq, last, func(seq uint64, ops []op) {
 			for _, o := range ops {
 				note(histories, s, seq, o)
 			}
@@ -112,11 +138,12 @@ func (e *Engine) readLog() (map[string]*history, error) {
 		}
 		e.seq = next - 1
 		if last {
+			epoch, _, _ := readSegmentHeader(data)
 			if !zero(data[end:]) {
 				e.log.Warn("dropped the end of the log: a batch that was being written when the worker stopped and was never acknowledged",
 					zap.String("segment", s.name()), zap.Int("offset", end))
 			}
-			if err := w.resume(s, w.epoch, data, int64(end)); err != nil {
+			if err := w.resume(s, epoch, data, int64(end)); err != nil {
 				return nil, fmt.Errorf("continue log segment %s: %w", s.name(), err)
 			}
 		}
@@ -173,7 +200,7 @@ func note(histories map[string]*history, s *segment, seq uint64, o op) {
 // to be. Whichever the directory holds says which changes it contains; the rest
 // is applied to it, so that nothing is applied twice and nothing is left out.
 func (e *Engine) restore(name string, h *history) {
-	if len(h.changes) == 0 || h.changes[len(h.changes)-1].seq <= h.saved {
+	if !h.unsaved() {
 		return // a file edited since is simply the document now
 	}
 	d := &document{name: name}
@@ -188,13 +215,8 @@ func (e *Engine) restore(name string, h *history) {
 		e.orphan(d, h)
 		return
 	}
-	found := -1
-	for i, f := range h.files {
-		if f.seq >= h.saved && f.same(b.record) {
-			found = i
-		}
-	}
-	if found < 0 {
+	file, found := h.find(b.record)
+	if !found {
 		e.adopt(d, b)
 		b.record.seq = h.saved
 		d.publish(d.now.snapshot())
@@ -202,7 +224,7 @@ func (e *Engine) restore(name string, h *history) {
 		return
 	}
 	e.adopt(d, b)
-	b.record.seq = h.files[found].seq
+	b.record.seq = file.seq
 	d.now.seq = b.record.seq
 	before := d.now.size
 	for _, ch := range h.changes {
