@@ -121,7 +121,8 @@ EOF
 	tenant=$(grep -o 'pmb-v1-[0-9a-f]*' "$SQ_CONFIG" | head -n 1)
 	printf -v shown '%q ' "${curl[@]}"
 	echo "sqedge serves $base"
-	echo "  keys: $SQ_CONFIG   data: $SQ_DATA_ROOT   log: $log"
+	echo "  keys: $SQ_CONFIG   data: $SQ_DATA_ROOT"
+	echo "  log: $log   workers' sockets: $SQ_RUN_DIR"
 	if [[ $first ]]; then
 		cat <<EOF
 
@@ -148,7 +149,7 @@ EOF
 test_all() {
 	need gcc gcc # the race detector is linked with it
 	build
-	CGO_ENABLED=1 go test -race "$@" ./...
+	CGO_ENABLED=1 go test -race -timeout 30m "$@" ./...
 }
 
 lint() {

@@ -14,7 +14,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
+
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 const usage = `usage:
@@ -41,7 +42,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return serve(cfg)
 	case "version":
-		fmt.Fprintln(stdout, version())
+		fmt.Fprintln(stdout, wire.ProductVersion)
 		return 0
 	default:
 		fmt.Fprintf(stderr, "sq-worker: no command %q\n%s", args[0], usage)
@@ -79,13 +80,4 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 		fmt.Fprintf(stderr, "sq-worker serve: %v\n%s", err, usage)
 	}
 	return cfg, err
-}
-
-// version is what the go command stamped into the binary: a release's tag, or
-// the commit it was built from.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

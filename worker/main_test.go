@@ -54,7 +54,7 @@ func TestArguments(t *testing.T) {
 		{"serve -tenant acme -dir data", 2, `-dir "data" is not an absolute path`},
 		{"serve -tenant acme -dir /data more", 2, `unexpected argument "more"`},
 		{"serve -key secret", 2, "flag provided but not defined: -key"},
-		{"version", 0, version() + "\n"},
+		{"version", 0, wire.ProductVersion + "\n"},
 	}
 	for _, tt := range tests {
 		var out bytes.Buffer
