@@ -1,6 +1,25 @@
 package e2e
 
-import "testing"
+import (
+	"net/http"
+	"testing"
+)
+
+// TestAnotherHostNameIsRefused: by itself Caddy answers an empty 200, which a
+// client would take for a write that was made.
+func TestAnotherHostNameIsRefused(t *testing.T) {
+	e := Start(t, Setup{})
+	r, err := http.NewRequest("POST", e.url+"/insert?p=notes&c=1.1.1/1.1.1/1.1.1&s=lost", nil)
+	must(t, err)
+	r.Host = "phext.example"
+	r.Header.Set("Authorization", "Bearer tok-alpha")
+	resp, err := e.client.Do(r)
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("status %d, want 421", resp.StatusCode)
+	}
+}
 
 // TestHandlersBehindSqAuthKnowTheTenant puts a handler of Caddy's own between
 // authentication and the gateway, where a rate limiter would stand.

@@ -80,6 +80,8 @@ func (e *Edge) Reload(oldnew ...string) {
 	if out, err := e.Caddy("reload", "--config", path); err != nil {
 		e.t.Fatalf("caddy reload: %v\n%s", err, out)
 	}
+	// A connection made before may bring one more request under the old options.
+	e.client.CloseIdleConnections()
 }
 
 // Stats is what the admin API says of a tenant.
