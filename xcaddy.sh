@@ -4,11 +4,19 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# need PROGRAM PACKAGE: say how to get a program that is missing.
+need() {
+	command -v "$1" >/dev/null && return
+	echo "xcaddy.sh: $1 is missing: apt-get install $2" >&2
+	exit 1
+}
+
 # Every go command below shares these, and so one build cache: static binaries
 # without the paths of this machine, and Caddy's own tags that leave out databases
 # nobody here uses.
+need go golang
 export CGO_ENABLED=0
-export GOFLAGS="${GOFLAGS:-} -trimpath -tags=nobadger,nomysql,nopgx"
+export GOFLAGS="$(go env GOFLAGS) -trimpath -tags=nobadger,nomysql,nopgx"
 
 usage() {
 	cat <<'EOF'
@@ -28,15 +36,7 @@ SQ_RUN (default .run).
 EOF
 }
 
-# need PROGRAM PACKAGE: say how to get a program that is missing.
-need() {
-	command -v "$1" >/dev/null && return
-	echo "xcaddy.sh: $1 is missing: apt-get install $2" >&2
-	exit 1
-}
-
 build() {
-	need go golang
 	mkdir -p bin
 	# xcaddy makes a main module of its own, which does not see our go.sum, so
 	# it is told the Caddy version that go.mod pins.
