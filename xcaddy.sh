@@ -15,8 +15,8 @@ need() {
 # without the paths of this machine, and Caddy's own tags that leave out databases
 # nobody here uses.
 need go golang
-export CGO_ENABLED=0
-export GOFLAGS="$(go env GOFLAGS) -trimpath -tags=nobadger,nomysql,nopgx"
+GOFLAGS="$(go env GOFLAGS) -trimpath -tags=nobadger,nomysql,nopgx"
+export CGO_ENABLED=0 GOFLAGS
 
 usage() {
 	cat <<'EOF'
@@ -105,8 +105,7 @@ EOF
 	local ca=$XDG_DATA_HOME/caddy/pki/authorities/local/root.crt
 	local -a curl=(curl)
 	[[ $base != https://* ]] || curl+=(--cacert "$ca")
-	local try
-	for try in $(seq 100); do
+	for _ in $(seq 100); do
 		if ! kill -0 $caddy 2>/dev/null; then
 			echo "the edge did not start; the end of $log:" >&2
 			tail -n 5 "$log" >&2
