@@ -1,0 +1,275 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/sqedge/sqedge/shared/phext"
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// Salvage is what [Repair] did.
+type Salvage struct {
+	Saved []string  // one line for each document of the new directory
+	Left  []Finding // what is in the old directory only, and why
+}
+
+// incomplete is added to the new directory's name until it is complete.
+const incomplete = ".incomplete"
+
+// Repair makes a new data directory at out, which must not exist, from all that
+// verifies in the one at path, which it does not change. Each document is a file
+// with its changes from the log in it; the new log is empty and continues the
+// sequence of the old one. out appears when it is complete.
+func Repair(path, out string) (*Salvage, error) {
+	out = filepath.Clean(out)
+	o, err := openOffline(path)
+	if err != nil {
+		return nil, err
+	}
+	defer o.close()
+	if err := checkOut(path, out); err != nil {
+		return nil, err
+	}
+	r := &repair{offline: o}
+	if err := o.readLog(func(Record) error { return nil }); err != nil {
+		return nil, err
+	}
+	for _, lost := range o.lost {
+		o.damage(controlFolder, lost.String()+" missing; any document may have been changed by what is")
+	}
+	if o.seq >= 1<<63 {
+		return nil, fmt.Errorf("the log's last segment begins with record %d, which no worker ever wrote: work on a copy without it", o.seq)
+	}
+	names, err := o.documents()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(out+incomplete, 0o700); err != nil {
+		return nil, fmt.Errorf("make the new directory (remove what an earlier repair left): %w", err)
+	}
+	err = r.fill(out+incomplete, names)
+	if err == nil {
+		err = os.Rename(out+incomplete, out)
+	}
+	if err != nil {
+		os.RemoveAll(out + incomplete)
+		return nil, fmt.Errorf("make the new directory: %w", err)
+	}
+	if err := syncParent(out); err != nil {
+		return nil, fmt.Errorf("sync the folder of the new directory: %w", err)
+	}
+	return &Salvage{Saved: r.saved, Left: o.findings}, nil
+}
+
+// checkOut refuses a new directory that exists or would change the old one.
+func checkOut(path, out string) error {
+	if _, err := os.Lstat(out); !errors.Is(err, os.ErrNotExist) {
+		return errors.Join(fmt.Errorf("%s exists: name a directory that does not", out), err)
+	}
+	old, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	parent, err := filepath.Abs(filepath.Dir(out))
+	if err == nil {
+		parent, err = filepath.EvalSymlinks(parent)
+	}
+	if err != nil {
+		return err
+	}
+	for {
+		info, err := os.Stat(parent)
+		if err != nil {
+			return err
+		}
+		if os.SameFile(info, old) {
+			return fmt.Errorf("%s lies in the old directory, which is not to be changed: name one outside", out)
+		}
+		if parent == filepath.Dir(parent) {
+			return nil
+		}
+		parent = filepath.Dir(parent)
+	}
+}
+
+func syncParent(path string) error {
+	f, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// repair is one under way.
+type repair struct {
+	*offline
+	target *Engine
+	saved  []string
+}
+
+// fill makes the new directory's content through an engine of its own.
+func (r *repair) fill(temp string, names []string) (err error) {
+	if err := startLog(temp, r.seq+1); err != nil {
+		return err
+	}
+	r.target, err = Open(Options{Dir: temp, Tenant: "repair", Logger: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.target.Close()) }()
+	// All documents get their names before conflicts are given free ones.
+	var conflicts []string
+	for _, name := range names {
+		conflict, err := r.saveDocument(name)
+		if err != nil {
+			return fmt.Errorf("document %q: %w", name, err)
+		}
+		if conflict {
+			conflicts = append(conflicts, name)
+		}
+	}
+	for _, name := range conflicts {
+		if err := r.saveConflict(name); err != nil {
+			return fmt.Errorf("changes of document %q: %w", name, err)
+		}
+	}
+	return r.leaveTrash()
+}
+
+// startLog makes the log of a new data directory, whose first record will be
+// first.
+func startLog(path string, first uint64) error {
+	dir, err := openDirectory(path)
+	if err != nil {
+		return err
+	}
+	defer dir.f.Close()
+	control, err := dir.sub(controlFolder)
+	if err != nil {
+		return err
+	}
+	defer control.f.Close()
+	w := &wal{dir: control}
+	defer w.close()
+	return w.begin(first, firstAlloc)
+}
+
+// saveDocument saves a document as a worker would serve it, and reports whether the
+// log has changes that do not belong to its file.
+func (r *repair) saveDocument(name string) (conflict bool, err error) {
+	d := r.document(name)
+	defer d.close()
+	switch {
+	case d.err != nil:
+		err = r.saveScrolls(d)
+	case d.served.exists():
+		suffix := ""
+		if d.served.modified {
+			suffix = ", with changes from the log"
+			if len(r.lost) > 0 && d.served.seq > r.lost[0].from {
+				r.note(d.file(), fmt.Sprintf("changes after record %d were applied to it although records are missing; compare it", r.lost[0].from))
+			}
+		}
+		err = r.save(name, d.served, suffix)
+	}
+	return d.orphan != nil, err
+}
+
+// saveConflict saves the changes that do not belong to a document's file.
+func (r *repair) saveConflict(name string) error {
+	d := r.document(name)
+	defer d.close()
+	free, err := r.target.freeName(r.target.dir, name, ".conflict-")
+	if err != nil {
+		return err
+	}
+	r.note(d.file(), fmt.Sprintf("its changes in the log do not belong to this file; they are saved as document %q", free))
+	return r.save(free, d.orphan, ", changes from the log alone")
+}
+
+// save writes a document of the new directory.
+func (r *repair) save(name string, c *content, suffix string) error {
+	read, write := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		write.CloseWithError(guard(func() error {
+			_, err := c.writeTo(write, nil)
+			return err
+		}))
+	}()
+	_, err := r.target.Replace(context.Background(), name, read, 0)
+	read.Close()
+	<-written // or the content could go while it is read
+	if err == nil {
+		r.saved = append(r.saved, fmt.Sprintf("%q: %d bytes, %d scrolls%s", name+wire.DocumentExt, c.size, c.count, suffix))
+	}
+	return err
+}
+
+// saveScrolls saves the scrolls that verify of a file that does not as a whole.
+func (r *repair) saveScrolls(d *offlineDocument) error {
+	r.damage(d.file(), reason(d.err))
+	var text *phext.TextError
+	if !errors.As(d.err, &text) {
+		return nil // not text, or not readable
+	}
+	f, err := r.engine.dir.open(d.file(), unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	id, err := identityOfFile(f)
+	if err != nil {
+		return err
+	}
+	b, err := loadBase(f, id)
+	if err != nil {
+		return err
+	}
+	defer b.release()
+	var good []phext.Scroll
+	var document []byte
+	if err := guard(func() error {
+		end := 0
+		err := phext.Scan(b.data, func(at phext.Coordinate, start, stop int) {
+			end = stop
+			if scroll := b.data[start:stop]; utf8.Valid(scroll) {
+				good = append(good, phext.Scroll{At: at, Text: scroll})
+			} else {
+				r.damage(d.file(), fmt.Sprintf("the scroll at %v, bytes %d to %d, is left behind", at, start, stop))
+			}
+		})
+		if err != nil {
+			r.damage(d.file(), fmt.Sprintf("all from byte %d on is left behind: %v", end, err))
+		}
+		document = phext.AppendDocument(nil, good)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if _, err := r.target.Replace(context.Background(), d.name, bytes.NewReader(document), 0); err != nil {
+		return err
+	}
+	r.saved = append(r.saved, fmt.Sprintf("%q: %d bytes, %d scrolls, what verifies of a damaged file", d.file(), len(document), len(good)))
+	return nil
+}
+
+// leaveTrash says that removed documents are left where they are.
+func (r *repair) leaveTrash() error {
+	id, err := r.engine.dir.stat(trashFolder)
+	if err == nil && id.exists {
+		r.note(trashFolder, "removed documents are not brought over")
+	}
+	return err
+}
