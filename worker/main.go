@@ -21,6 +21,12 @@ import (
 const usage = `usage:
   sq-worker serve -tenant ID -dir DIR [-listen SOCKET]
   sq-worker version
+
+of a tenant's data directory that no worker has open:
+  sq-worker check DIR         verify every file, change nothing
+  sq-worker dump DIR [DOC]    print the log's records, of one document or all, as JSON lines
+  sq-worker repair DIR OUT    save what verifies into the new directory OUT, change nothing in DIR
+exit status: 0 clean, 1 damaged (what could be done was done), 2 wrong usage or not done
 `
 
 func main() {
@@ -28,7 +34,7 @@ func main() {
 }
 
 // run returns the exit status: 0 after a drain or an answer, 1 after a failure,
-// 2 for wrong arguments.
+// 2 for wrong arguments; those of the offline commands are with them.
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)
@@ -44,6 +50,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "version":
 		fmt.Fprintln(stdout, wire.ProductVersion)
 		return 0
+	case "check", "dump", "repair":
+		return offline(args[0], args[1:], stdout, stderr)
 	default:
 		fmt.Fprintf(stderr, "sq-worker: no command %q\n%s", args[0], usage)
 		return 2
