@@ -90,6 +90,7 @@ func FuzzOffline(f *testing.F) {
 		if after, err := Check(out); err != nil || after.Damaged() {
 			t.Fatalf("the repaired directory: %v, %v", err, after.Findings)
 		}
+		MustOpen(t, out).abort()
 		if r.Damaged() {
 			return
 		}

@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +8,6 @@ import (
 	"path/filepath"
 	"unicode/utf8"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"github.com/sqedge/sqedge/shared/phext"
@@ -110,23 +107,30 @@ func syncParent(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// repair is one under way.
+// repair is one under way. It writes files and no log, so that it holds one
+// document at a time in memory, however many there are.
 type repair struct {
 	*offline
-	target *Engine
-	saved  []string
+	out     directory // the new one
+	control directory // its .sq
+	saved   []string
 }
 
-// fill makes the new directory's content through an engine of its own.
+// fill makes the new directory's content.
 func (r *repair) fill(temp string, names []string) (err error) {
-	if err := startLog(temp, r.seq+1); err != nil {
+	if r.out, err = openDirectory(temp); err != nil {
 		return err
 	}
-	r.target, err = Open(Options{Dir: temp, Tenant: "repair", Logger: zap.NewNop()})
-	if err != nil {
+	defer r.out.f.Close()
+	if r.control, err = r.out.sub(controlFolder); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.target.Close()) }()
+	defer r.control.f.Close()
+	w := &wal{dir: r.control}
+	defer w.close()
+	if err := w.begin(r.seq+1, firstAlloc); err != nil {
+		return fmt.Errorf("start a log: %w", err)
+	}
 	// All documents get their names before conflicts are given free ones.
 	var conflicts []string
 	for _, name := range names {
@@ -143,25 +147,10 @@ func (r *repair) fill(temp string, names []string) (err error) {
 			return fmt.Errorf("changes of document %q: %w", name, err)
 		}
 	}
-	return r.leaveTrash()
-}
-
-// startLog makes the log of a new data directory, whose first record will be
-// first.
-func startLog(path string, first uint64) error {
-	dir, err := openDirectory(path)
-	if err != nil {
+	if err := r.leaveTrash(); err != nil {
 		return err
 	}
-	defer dir.f.Close()
-	control, err := dir.sub(controlFolder)
-	if err != nil {
-		return err
-	}
-	defer control.f.Close()
-	w := &wal{dir: control}
-	defer w.close()
-	return w.begin(first, firstAlloc)
+	return r.out.sync()
 }
 
 // saveDocument saves a document as a worker would serve it, and reports whether the
@@ -189,7 +178,7 @@ func (r *repair) saveDocument(name string) (conflict bool, err error) {
 func (r *repair) saveConflict(name string) error {
 	d := r.document(name)
 	defer d.close()
-	free, err := r.target.freeName(r.target.dir, name, ".conflict-")
+	free, err := r.engine.freeName(r.out, name, ".conflict-")
 	if err != nil {
 		return err
 	}
@@ -199,22 +188,35 @@ func (r *repair) saveConflict(name string) error {
 
 // save writes a document of the new directory.
 func (r *repair) save(name string, c *content, suffix string) error {
-	read, write := io.Pipe()
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		write.CloseWithError(guard(func() error {
-			_, err := c.writeTo(write, nil)
-			return err
-		}))
-	}()
-	_, err := r.target.Replace(context.Background(), name, read, 0)
-	read.Close()
-	<-written // or the content could go while it is read
+	err := r.write(name, func(w io.Writer) error {
+		_, err := c.writeTo(w, nil)
+		return err
+	})
 	if err == nil {
 		r.saved = append(r.saved, fmt.Sprintf("%q: %d bytes, %d scrolls%s", name+wire.DocumentExt, c.size, c.count, suffix))
 	}
 	return err
+}
+
+// write makes a document's file of what text writes.
+func (r *repair) write(name string, text func(io.Writer) error) error {
+	f, err := r.control.temp()
+	if err != nil {
+		return fmt.Errorf("make a temporary file: %w", err)
+	}
+	t := &tempFile{dir: r.control, f: f}
+	defer t.close()
+	if err := guard(func() error { return text(f) }); err != nil {
+		return err
+	}
+	if err := syncData(f); err != nil {
+		return err
+	}
+	if err := r.control.rename(t.name(), r.out, name+wire.DocumentExt); err != nil {
+		return fmt.Errorf("rename the new file: %w", err)
+	}
+	t.renamed = true
+	return nil
 }
 
 // saveScrolls saves the scrolls that verify of a file that does not as a whole.
@@ -258,7 +260,11 @@ func (r *repair) saveScrolls(d *offlineDocument) error {
 	}); err != nil {
 		return err
 	}
-	if _, err := r.target.Replace(context.Background(), d.name, bytes.NewReader(document), 0); err != nil {
+	err = r.write(d.name, func(w io.Writer) error {
+		_, err := w.Write(document)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	r.saved = append(r.saved, fmt.Sprintf("%q: %d bytes, %d scrolls, what verifies of a damaged file", d.file(), len(document), len(good)))
