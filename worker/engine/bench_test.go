@@ -1,40 +1,14 @@
 package engine
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/sqedge/sqedge/shared/phext"
 )
-
-// benchText is what one write stores.
-var benchText = bytes.Repeat([]byte("t"), 100)
-
-// BenchmarkSync is the floor for a durable write: overwrite and fdatasync.
-func BenchmarkSync(b *testing.B) {
-	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	if err := preallocate(f, 8<<20); err != nil {
-		b.Fatal(err)
-	}
-	block := bytes.Repeat([]byte("b"), len(benchText)+frameHeader+30)
-	for i := 0; b.Loop(); i++ {
-		if _, err := f.WriteAt(block, int64(i%50_000*len(block))); err != nil {
-			b.Fatal(err)
-		}
-		if err := syncData(f); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
 
 // benchDocument places a document of about size bytes in 1,000-byte scrolls and
 // returns how many there are.
@@ -67,41 +41,6 @@ func BenchmarkUpdate(b *testing.B) {
 			MustView(b, e, "doc").Close()
 			for i := 0; b.Loop(); i++ {
 				if _, err := e.Put(ctx, "doc", benchPlace(i*7919%n), benchText, 0); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
-// BenchmarkGroupCommit is the same for many writers at once.
-func BenchmarkGroupCommit(b *testing.B) {
-	for _, writers := range []int{1, 16, 64, 256} {
-		b.Run(fmt.Sprint(writers), func(b *testing.B) {
-			dir := b.TempDir()
-			n := benchDocument(b, dir, 1_000_000)
-			e := MustOpen(b, dir)
-			MustView(b, e, "doc").Close()
-			var next atomic.Int64
-			done := make(chan error, writers)
-			b.ResetTimer()
-			for range writers {
-				go func() {
-					for {
-						i := int(next.Add(1))
-						if i > b.N {
-							done <- nil
-							return
-						}
-						if _, err := e.Put(ctx, "doc", benchPlace(i*7919%n), benchText, 0); err != nil {
-							done <- err
-							return
-						}
-					}
-				}()
-			}
-			for range writers {
-				if err := <-done; err != nil {
 					b.Fatal(err)
 				}
 			}

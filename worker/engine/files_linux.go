@@ -14,14 +14,14 @@ func syncData(f *os.File) error {
 	})
 }
 
-// preallocate makes f size bytes long, zeros at the end, with the blocks to
-// hold them, so that a sync of an append has no file size to write.
-func preallocate(f *os.File, size int64) error {
+// allocate reserves the blocks for bytes [from:to) of f, in one piece if it can.
+// It is a hint, except that a full disk is an error.
+func allocate(f *os.File, from, to int64) error {
 	err := directory{f}.at(func(fd int) error {
-		return ignoreEINTR(func() error { return unix.Fallocate(fd, 0, 0, size) })
+		return ignoreEINTR(func() error { return unix.Fallocate(fd, 0, from, to-from) })
 	})
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return f.Truncate(size)
+		return nil
 	}
 	return err
 }

@@ -27,7 +27,12 @@ func options(dir string) Options {
 // MustOpen opens an engine; it crashes at the end of the test unless closed.
 func MustOpen(tb testing.TB, dir string) *Engine {
 	tb.Helper()
-	e, err := Open(options(dir))
+	return MustOpenWith(tb, options(dir))
+}
+
+func MustOpenWith(tb testing.TB, opts Options) *Engine {
+	tb.Helper()
+	e, err := Open(opts)
 	if err != nil {
 		tb.Fatal(err)
 	}
