@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -197,5 +198,88 @@ func TestList(t *testing.T) {
 	stats, err := e.Stats()
 	if err != nil || stats.StorageBytes != 7 || stats.Documents != 2 || stats.Scrolls != 3 || stats.LogBytes != firstAlloc || stats.Seq == 0 {
 		t.Errorf("%+v, %v", stats, err)
+	}
+}
+
+// TestAppendToLongScroll: a long scroll is copied without the engine's lock
+// while others append to it, put it anew, and a checkpoint moves it.
+func TestAppendToLongScroll(t *testing.T) {
+	const appenders, each = 8, 40
+	dir := t.TempDir()
+	long := strings.Repeat("x", 2<<20) // mapped from its file
+	MustWriteFile(t, dir, "a.phext", long)
+	e := MustOpen(t, dir)
+	var all sync.WaitGroup
+	failed := make(chan error, 2*appenders)
+	for w := range appenders {
+		all.Go(func() {
+			for i := range each {
+				if _, err := e.Append(ctx, "a", phext.Origin, fmt.Appendf(nil, "(%d %d)", w, i), 0); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for range 10 {
+			if _, err := e.Put(ctx, "a", phext.Coordinate{9, 9, 9, 9, 9, 9, 9, 9, 9}, []byte(long), 0); err != nil {
+				failed <- err
+			}
+			if err := e.checkpoint(e.docs["a"]); err != nil {
+				failed <- err
+			}
+		}
+	})
+	all.Wait()
+	close(failed)
+	for err := range failed {
+		t.Fatal(err)
+	}
+	check := func() {
+		t.Helper()
+		rest, ok := strings.CutPrefix(selectText(t, e, "a", origin), long)
+		if !ok {
+			t.Fatal("the scroll does not begin with what it was")
+		}
+		var next [appenders]int
+		for rest != "" {
+			var w, i int
+			if _, err := fmt.Sscanf(rest, "(%d %d)", &w, &i); err != nil || i != next[w] {
+				t.Fatalf("the scroll goes on %.60q, %v; want number %d of that writer", rest, err, next[w])
+			}
+			next[w]++
+			_, rest, _ = strings.Cut(rest, ")")
+		}
+		for w, n := range next {
+			if n != each {
+				t.Errorf("writer %d has %d of %d appends", w, n, each)
+			}
+		}
+	}
+	check()
+	e.abort()
+	e = MustOpen(t, dir)
+	check()
+}
+
+// TestRoomIsForOneText: a copy made ahead must not serve a scroll that was
+// replaced meanwhile.
+func TestRoomIsForOneText(t *testing.T) {
+	at := phext.Origin
+	c := newContent(absent(0))
+	put := func(text string) { c.set(at, []byte(text), c.sizeWith(at, len(c.get(at)), len(text))) }
+	put("first")
+	space := newRoom(c, at)
+	defer space.release()
+	space.fill(10)
+	if got := string(extended(c.get(at), []byte("!"), space)); got != "first!" {
+		t.Errorf("the copied text becomes %q", got)
+	}
+	grown := append(c.get(at)[:5:5], " grown"...)
+	c.set(at, grown, c.sizeWith(at, 5, len(grown)))
+	put("other text")
+	if got := string(extended(c.get(at), []byte("!"), space)); got != "other text!" {
+		t.Errorf("another text becomes %q", got)
 	}
 }

@@ -77,11 +77,11 @@ func (e *Engine) usable() error {
 func (e *Engine) commitLoop() {
 	quiet := time.NewTimer(quietAfter)
 	quiet.Stop()
+	woken := 0 // by the last batch
 	for {
 		select {
 		case <-e.wake:
-			// Writers that the last batch woke get to join this one.
-			runtime.Gosched()
+			woken = e.gather(woken)
 			e.commit(e.take())
 			quiet.Reset(quietAfter)
 		case <-quiet.C:
@@ -96,6 +96,31 @@ func (e *Engine) commitLoop() {
 			return
 		}
 	}
+}
+
+// gather lets the writers that the last batch woke join the next one, as long as
+// they keep coming, and returns how many records that has. A writer that is
+// alone does not wait.
+func (e *Engine) gather(woken int) int {
+	const patience = 20 // yields, of a fraction of a microsecond, for one more
+	n := e.waiting()
+	if n+woken <= 2 {
+		return n
+	}
+	for all, idle := n+woken, 0; n < all && idle < patience; idle++ {
+		runtime.Gosched()
+		if now := e.waiting(); now > n {
+			n, idle = now, 0
+		}
+	}
+	return n
+}
+
+// waiting returns the length of the pending batch.
+func (e *Engine) waiting() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.pending.records)
 }
 
 // take ends the pending batch and notes the state it leads to; nil if there is

@@ -43,10 +43,13 @@ type content struct {
 
 // newContent is a file without changes; it takes over the caller's reference.
 func newContent(b *base) *content {
+	// The first change after a snapshot copies the nodes on its way, so small
+	// ones are faster here than the library's.
+	tree := btree.Options{NoLocks: true, Degree: 8}
 	return &content{
 		base:  b,
-		over:  btree.NewBTreeGOptions(func(a, b entry) bool { return a.at.Less(b.at) }, btree.Options{NoLocks: true}),
-		gaps:  btree.NewBTreeGOptions(func(a, b gap) bool { return a.from < b.from }, btree.Options{NoLocks: true}),
+		over:  btree.NewBTreeGOptions(func(a, b entry) bool { return a.at.Less(b.at) }, tree),
+		gaps:  btree.NewBTreeGOptions(func(a, b gap) bool { return a.from < b.from }, tree),
 		size:  int64(len(b.data)),
 		count: int64(len(b.index)),
 		seq:   b.record.seq,
@@ -190,13 +193,49 @@ func (c *content) hide(i int) bool {
 
 // extended returns old with text appended. Where old is a changed scroll's
 // newest text it grows in place: older versions see their own, shorter length.
-func (c *content) extended(at phext.Coordinate, old, text []byte) []byte {
-	if _, ok := c.over.Get(entry{at: at}); ok {
-		return append(old, text...)
+// A scroll of the file has no capacity to spare, so it is copied.
+func extended(old, text []byte, space room) []byte {
+	if space.holds(old, len(text)) {
+		old = append(space.copy, old[len(space.copy):]...)
 	}
-	grown := make([]byte, 0, len(old)+len(text))
-	grown = append(grown, old...)
-	return append(grown, text...)
+	return append(old, text...)
+}
+
+// room is a copy of a long scroll that is about to grow, with capacity to spare:
+// so the engine need not wait while it is copied.
+type room struct {
+	base *base // pinned, so that old's address stays its own
+	old  []byte
+	copy []byte
+}
+
+// newRoom refers to the scroll at a place; release it.
+func newRoom(c *content, at phext.Coordinate) room {
+	c.base.refs.Add(1)
+	return room{base: c.base, old: c.get(at)}
+}
+
+// fill copies the scroll.
+func (r *room) fill(more int) {
+	r.copy = append(make([]byte, 0, len(r.old)+len(r.old)/4+more), r.old...)
+}
+
+func (r *room) release() {
+	if r.base != nil {
+		r.base.release()
+	}
+}
+
+// holds reports whether old is the scroll that was copied, or has grown out of
+// it in place, and more bytes fit. No text changes, so its address tells.
+func (r *room) holds(old []byte, more int) bool {
+	return len(r.copy) > 0 && len(old) >= len(r.copy) && &old[0] == &r.old[0] && len(old)+more <= cap(r.copy)
+}
+
+// fits reports whether old grows by more bytes without a long copy.
+func (r *room) fits(old []byte, more int) bool {
+	const long = 64 << 10
+	return len(old) < long || len(old)+more <= cap(old) || r.holds(old, more)
 }
 
 // replay applies one operation of the log and returns its text as stored.
@@ -205,7 +244,7 @@ func (c *content) replay(o op, seq uint64) {
 	var text []byte
 	switch o.kind {
 	case opAppend:
-		text = c.extended(o.at, old, o.text)
+		text = extended(old, o.text, room{})
 	case opPut:
 		text = append([]byte(nil), o.text...) // o.text pins the whole segment
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -55,6 +56,9 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	if err != nil || d == nil {
 		return Result{}, err
 	}
+	if ch.kind == opPut {
+		ch.text = bytes.Clone(ch.text) // it stays
+	}
 	r, b, err := e.apply(d, ch)
 	if err != nil || b == nil {
 		return r, err
@@ -71,30 +75,40 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 // durable.
 func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
 	d.gate.RLock()
-	same, err := e.unedited(d)
-	if err == nil && same {
-		defer d.gate.RUnlock()
-	} else {
-		// A checkpoint that has just renamed its file looks like an edit: look
-		// again when none is under way.
-		d.gate.RUnlock()
-		d.io.Lock()
-		defer d.io.Unlock()
-		d.gate.RLock()
-		defer d.gate.RUnlock()
-		if same, err = e.unedited(d); err != nil {
-			return r, nil, e.documentError(d.name, err)
-		}
-		if !same {
-			return r, nil, ErrChanged
-		}
+	r, b, err = e.attempt(d, ch)
+	d.gate.RUnlock()
+	if !errors.Is(err, ErrChanged) {
+		return r, b, err
 	}
+	// A checkpoint that has just renamed its file looks like an edit: look
+	// again when none is under way.
+	d.io.Lock()
+	defer d.io.Unlock()
+	d.gate.RLock()
+	defer d.gate.RUnlock()
+	return e.attempt(d, ch)
+}
+
+func (e *Engine) attempt(d *document, ch change) (r Result, b *batch, err error) {
 	warn := func() {}
+	var space room
+	defer space.release()
 	err = guard(func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		for tries := 0; ; tries++ {
+			if err := e.admitLocked(d); err != nil {
+				return err
+			}
+			if ch.kind != opAppend || tries == maxTries || space.fits(d.now.get(ch.at), len(ch.text)) {
+				break
+			}
+			space.release()
+			space = newRoom(d.now, ch.at)
+			e.unlocked(func() { space.fill(len(ch.text)) })
+		}
 		before := e.total
-		r, b, err = e.applyLocked(d, ch)
+		r, b, err = e.applyLocked(d, ch, space)
 		if err == nil {
 			warn = e.watchQuotaLocked(ch.quota, before)
 		}
@@ -102,6 +116,39 @@ func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
 	})
 	warn()
 	return r, b, err
+}
+
+// maxTries is how often a large scroll is copied without mu, only to find that
+// somebody else has changed it meanwhile.
+const maxTries = 3
+
+// admitLocked says why the document takes no change now. It looks at the
+// document's file before the first change of each batch, so that no batch is
+// logged over a file that was edited before the batch was begun; it gives up mu
+// meanwhile.
+func (e *Engine) admitLocked(d *document) (err error) {
+	same := d.orphan == nil
+	if d.last != e.pending {
+		e.unlocked(func() { same, err = e.unedited(d) })
+	}
+	switch {
+	case err != nil:
+		return e.documentError(d.name, err)
+	case e.err != nil:
+		return ErrFailed
+	case e.closing:
+		return ErrClosed
+	case !same:
+		return ErrChanged
+	}
+	return nil
+}
+
+// unlocked calls fn without mu, which the caller holds before and after.
+func (e *Engine) unlocked(fn func()) {
+	e.mu.Unlock()
+	defer e.mu.Lock()
+	fn()
 }
 
 // watchQuotaLocked is called after each change that may have made the total grow
@@ -129,13 +176,7 @@ func (e *Engine) unedited(d *document) (bool, error) {
 	return id == d.now.base.id && d.orphan == nil, nil
 }
 
-func (e *Engine) applyLocked(d *document, ch change) (Result, *batch, error) {
-	switch {
-	case e.err != nil:
-		return Result{}, nil, ErrFailed
-	case e.closing:
-		return Result{}, nil, ErrClosed
-	}
+func (e *Engine) applyLocked(d *document, ch change, space room) (Result, *batch, error) {
 	c := d.now
 	old := c.get(ch.at)
 	n := len(ch.text)
@@ -160,10 +201,10 @@ func (e *Engine) applyLocked(d *document, ch change) (Result, *batch, error) {
 	case n == 0:
 		o.kind = opDelete
 	case ch.kind == opAppend:
-		text = c.extended(ch.at, old, ch.text)
+		text = extended(old, ch.text, space)
 		o.text = text[len(old):]
 	default:
-		text = bytes.Clone(ch.text)
+		text = ch.text
 		o.text = text
 	}
 	e.total += size - c.size
