@@ -214,3 +214,56 @@ func TestOdyssey(t *testing.T) {
 		w.MustAnswer(t, "GET", "/select?"+document+"."+s.coordinate, "", s.text)
 	}
 }
+
+// TestState: answers about one scroll tell its checksum and the change's place.
+func TestState(t *testing.T) {
+	dir := t.TempDir()
+	long := strings.Repeat("by hand ", 1<<18) // mapped from its file
+	if err := os.WriteFile(filepath.Join(dir, "placed.phext"), []byte(long), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := MustServe(t, dir, testTenant)
+	const other = "1.1.1/1.1.1/1.1.2"
+	last := uint64(0)
+	for _, step := range []struct {
+		method, op, document, at, body, scroll string
+		changes                                bool
+	}{
+		{"GET", "select", "new", origin, "", "", false},
+		{"POST", "delete", "new", origin, "", "", false},
+		{"POST", "insert", "new", origin, "one", "one", true},
+		{"POST", "insert", "new", origin, " two", "one two", true},
+		{"POST", "insert", "new", origin, "", "one two", false},
+		{"GET", "select", "new", origin, "", "one two", false},
+		{"GET", "load", "new", origin, "", "one two", false},
+		{"POST", "update", "new", other, "x", "x", true},
+		{"GET", "select", "new", origin, "", "one two", false}, // the sequence is the document's
+		{"POST", "update", "new", origin, "", "", true},
+		{"POST", "delete", "new", other, "", "", true},
+		{"POST", "delete", "new", other, "", "", false},
+		{"GET", "load", "new", other, "", "", false},
+		{"POST", "insert", "placed", origin, "", long, false},
+		{"GET", "select", "placed", origin, "", long, false},
+		{"POST", "insert", "placed", origin, "!", long + "!", true},
+	} {
+		resp, body := w.MustDo(t, step.method, "/"+step.op+"?p="+step.document+"&c=acme."+step.at, step.body)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%+.200v: %d %s", step, resp.StatusCode, clip(body))
+		}
+		want := ""
+		if step.scroll != "" {
+			want = `"` + phext.Checksum([]byte(step.scroll)) + `"`
+		}
+		if got := resp.Header.Get("ETag"); got != want || resp.Header["Etag"] != nil && want == "" {
+			t.Errorf("%s %s at %s: ETag %s, want %s", step.op, step.document, step.at, got, want)
+		}
+		seq, err := strconv.ParseUint(resp.Header.Get("SQ-Seq"), 10, 64)
+		if err != nil {
+			t.Fatalf("%s %s at %s: SQ-Seq: %v", step.op, step.document, step.at, err)
+		}
+		if step.changes && seq <= last || !step.changes && step.document == "new" && seq != last {
+			t.Errorf("%s %s at %s: SQ-Seq %d after %d", step.op, step.document, step.at, seq, last)
+		}
+		last = max(last, seq)
+	}
+}

@@ -32,6 +32,15 @@ func (w *answer) header(contentType string, length int64) {
 	}
 }
 
+// state says which change an answer shows: its sequence, and the checksum of the
+// scroll, empty where there is none.
+func (w *answer) state(seq uint64, checksum string) {
+	w.Header().Set("SQ-Seq", strconv.FormatUint(seq, 10))
+	if checksum != "" {
+		w.Header().Set("ETag", `"`+checksum+`"`)
+	}
+}
+
 // text answers with a text that is in memory.
 func (w *answer) text(text []byte) error {
 	w.header(typeText, int64(len(text)))
@@ -81,7 +90,14 @@ func (h *handler) view(r *request, read func(*engine.View) error) error {
 func (h *handler) version(w *answer, r *request) error { return w.textf("%s", h.Version) }
 
 func (h *handler) selectScroll(w *answer, r *request) error {
-	return h.view(r, func(v *engine.View) error { return w.text(v.Select(r.at)) })
+	return h.view(r, func(v *engine.View) error {
+		scroll, checksum := v.Select(r.at), ""
+		if len(scroll) > 0 {
+			checksum = phext.Checksum(scroll)
+		}
+		w.state(v.Seq(), checksum)
+		return w.text(scroll)
+	})
 }
 
 func (h *handler) load(w *answer, r *request) error {

@@ -18,6 +18,7 @@ func (h *handler) insert(w *answer, r *request) error {
 	if err != nil {
 		return err
 	}
+	w.state(result.Seq, result.Checksum)
 	return w.textf("Inserted %d bytes", result.Bytes)
 }
 
@@ -30,6 +31,7 @@ func (h *handler) update(w *answer, r *request) error {
 	if err != nil {
 		return err
 	}
+	w.state(result.Seq, result.Checksum)
 	return w.textf("Updated %d bytes", result.Bytes)
 }
 
@@ -38,6 +40,7 @@ func (h *handler) delete(w *answer, r *request) error {
 	if err != nil {
 		return err
 	}
+	w.state(result.Seq, result.Checksum)
 	return w.textf("Removed %d bytes", result.Bytes)
 }
 

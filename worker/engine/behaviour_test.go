@@ -270,8 +270,9 @@ func TestRoomIsForOneText(t *testing.T) {
 	c := newContent(absent(0))
 	put := func(text string) { c.set(at, []byte(text), c.sizeWith(at, len(c.get(at)), len(text))) }
 	put("first")
-	space := newRoom(c, at)
+	var space room
 	defer space.release()
+	space.pin(c, at)
 	space.fill(10)
 	if got := string(extended(c.get(at), []byte("!"), space)); got != "first!" {
 		t.Errorf("the copied text becomes %q", got)

@@ -209,10 +209,11 @@ type room struct {
 	copy []byte
 }
 
-// newRoom refers to the scroll at a place; release it.
-func newRoom(c *content, at phext.Coordinate) room {
+// pin refers to the scroll at a place, until release.
+func (r *room) pin(c *content, at phext.Coordinate) {
+	r.release()
 	c.base.refs.Add(1)
-	return room{base: c.base, old: c.get(at)}
+	*r = room{base: c.base, old: c.get(at)}
 }
 
 // fill copies the scroll.

@@ -15,7 +15,11 @@ import (
 // Result is what a write did.
 type Result struct {
 	Bytes int64  // appended, stored or removed
-	Seq   uint64 // of this change in the tenant's log
+	Seq   uint64 // of this change in the tenant's log; of the document's last one where nothing changed
+
+	// Checksum is the xxh3-128 of the scroll as the change left it, as 32 hex
+	// digits; empty where there is no scroll, and after changes of whole documents.
+	Checksum string
 }
 
 // Append adds text to the scroll at a place. The text is the caller's to check:
@@ -90,32 +94,41 @@ func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
 }
 
 func (e *Engine) attempt(d *document, ch change) (r Result, b *batch, err error) {
-	warn := func() {}
 	var space room
 	defer space.release()
 	err = guard(func() error {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		for tries := 0; ; tries++ {
-			if err := e.admitLocked(d); err != nil {
-				return err
-			}
-			if ch.kind != opAppend || tries == maxTries || space.fits(d.now.get(ch.at), len(ch.text)) {
-				break
-			}
-			space.release()
-			space = newRoom(d.now, ch.at)
-			e.unlocked(func() { space.fill(len(ch.text)) })
-		}
-		before := e.total
-		r, b, err = e.applyLocked(d, ch, space)
-		if err == nil {
-			warn = e.watchQuotaLocked(ch.quota, before)
+		var text []byte
+		if r, text, b, err = e.order(d, ch, &space); len(text) > 0 {
+			r.Checksum = phext.Checksum(text)
 		}
 		return err
 	})
-	warn()
 	return r, b, err
+}
+
+// order applies a change and returns the scroll that it leads to, which stays
+// valid until the caller releases space.
+func (e *Engine) order(d *document, ch change, space *room) (r Result, text []byte, b *batch, err error) {
+	warn := func() {}
+	defer func() { warn() }()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for tries := 0; ; tries++ {
+		if err := e.admitLocked(d); err != nil {
+			return r, nil, nil, err
+		}
+		if ch.kind != opAppend || tries == maxTries || space.fits(d.now.get(ch.at), len(ch.text)) {
+			break
+		}
+		space.pin(d.now, ch.at)
+		e.unlocked(func() { space.fill(len(ch.text)) })
+	}
+	before := e.total
+	r, text, b, err = e.applyLocked(d, ch, space)
+	if err == nil {
+		warn = e.watchQuotaLocked(ch.quota, before)
+	}
+	return r, text, b, err
 }
 
 // maxTries is how often a large scroll is copied without mu, only to find that
@@ -176,7 +189,7 @@ func (e *Engine) unedited(d *document) (bool, error) {
 	return id == d.now.base.id && d.orphan == nil, nil
 }
 
-func (e *Engine) applyLocked(d *document, ch change, space room) (Result, *batch, error) {
+func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byte, *batch, error) {
 	c := d.now
 	old := c.get(ch.at)
 	n := len(ch.text)
@@ -189,11 +202,12 @@ func (e *Engine) applyLocked(d *document, ch change, space room) (Result, *batch
 	}
 	if n == len(old) && (n == 0 || ch.kind == opAppend) {
 		r.Seq = c.seq
-		return r, d.last, nil
+		space.pin(c, ch.at) // it may be in the file
+		return r, old, d.last, nil
 	}
 	size := c.sizeWith(ch.at, len(old), n)
 	if grow := size - c.size; ch.quota > 0 && grow > 0 && e.total+grow > ch.quota {
-		return Result{}, nil, &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
+		return Result{}, nil, nil, &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
 	}
 	o := op{kind: ch.kind, document: d.name, at: ch.at}
 	var text []byte
@@ -201,7 +215,7 @@ func (e *Engine) applyLocked(d *document, ch change, space room) (Result, *batch
 	case n == 0:
 		o.kind = opDelete
 	case ch.kind == opAppend:
-		text = extended(old, ch.text, space)
+		text = extended(old, ch.text, *space)
 		o.text = text[len(old):]
 	default:
 		text = ch.text
@@ -216,7 +230,7 @@ func (e *Engine) applyLocked(d *document, ch change, space room) (Result, *batch
 	b := e.add(d, o)
 	c.seq, r.Seq = e.seq, e.seq
 	e.soil(d, int64(len(ch.text)))
-	return r, b, nil
+	return r, text, b, nil
 }
 
 // soil notes that a document has a change of n bytes that its file lacks. The
