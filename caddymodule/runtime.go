@@ -161,6 +161,8 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 			rt.background.Go(func() {
 				if err := rt.drainTenant(context.Background(), id); err != nil {
 					rt.logger.Warn("ending the worker of a tenant that is not served any more", zap.String("tenant", id), zap.Error(err))
+				} else if is == nil {
+					rt.metrics.forget(id)
 				}
 			})
 		case is.DataDir != was.DataDir:

@@ -224,6 +224,14 @@ func TestDisabledAndRemovedTenantsFinishTheirRequestsAndTheirWorkersDrain(t *tes
 				}
 				return nil
 			})
+			if tt.name == "removed" {
+				Eventually(t, "beta's series are gone from the metrics", func() error {
+					if got := e.Do(adminKey, "GET", "/api/v2/metrics", ""); strings.Contains(got.Body, `tenant="beta"`) {
+						return errors.New("they are there")
+					}
+					return nil
+				})
+			}
 			documents := OnDisk(t, beta.DataDir)
 			if documents["big"][origin] != "begun finished" || documents["kept"][origin] != "kept" {
 				t.Errorf("on disk: %v", documents)
