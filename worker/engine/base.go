@@ -65,7 +65,8 @@ func (b *base) acquire() bool {
 
 func (b *base) release() {
 	if b.refs.Add(-1) == 0 && b.mapped {
-		unix.Munmap(b.data)
+		// Of a large file this takes milliseconds, and writers may be waiting.
+		go unix.Munmap(b.data)
 		b.data, b.index = nil, nil
 	}
 }

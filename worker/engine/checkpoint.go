@@ -127,12 +127,24 @@ func (e *Engine) checkpointLocked(d *document) error {
 	if err != nil {
 		return err
 	}
-	if err := e.install(d, t, b.record); err != nil {
-		b.release()
-		return err
+	c := newContent(b)
+	e.follow(d, c)
+	// Writers that find the new file in place go on, too.
+	e.mu.Lock()
+	d.next = b.id
+	e.mu.Unlock()
+	err = e.install(d, t, b.record)
+	if err == nil {
+		e.follow(d, c)
 	}
 	e.mu.Lock()
-	done, err := e.rebase(d, b, logged)
+	if err != nil {
+		d.next = identity{}
+		e.mu.Unlock()
+		c.release()
+		return err
+	}
+	done, err := e.rebase(d, c, logged)
 	e.mu.Unlock()
 	if err == nil {
 		err = done.wait()
@@ -190,28 +202,53 @@ func (e *Engine) syncFolder(dir directory) error {
 	return nil
 }
 
-// rebase puts the changes since the checkpoint's snapshot over the new file and
-// confirms it in the log. The caller holds mu.
-func (e *Engine) rebase(d *document, b *base, logged int64) (*batch, error) {
-	old := d.now
-	d.now = newContent(b)
-	for at := range d.touched {
-		before, text := d.now.get(at), old.get(at)
+// follow brings a new file's content up to the document's present state, but for
+// a few changes, while writers go on.
+func (e *Engine) follow(d *document, c *content) {
+	const few = 256
+	for {
+		e.mu.Lock()
+		if len(d.touched) <= few {
+			e.mu.Unlock()
+			return
+		}
+		now, touched := d.now.snapshot(), d.touched
+		d.touched = make(map[phext.Coordinate]struct{})
+		e.mu.Unlock()
+		c.takeFrom(now, touched)
+		now.release()
+	}
+}
+
+// takeFrom makes the scrolls at some places what they are in another version of
+// the document, where none of them is in the file as it is.
+func (c *content) takeFrom(now *content, places map[phext.Coordinate]struct{}) {
+	for at := range places {
+		before, text := c.get(at), now.get(at)
 		if len(before) > 0 || len(text) > 0 {
-			d.now.set(at, text, d.now.sizeWith(at, len(before), len(text)))
+			c.set(at, text, c.sizeWith(at, len(before), len(text)))
 		}
 	}
-	d.now.seq, d.now.time = old.seq, old.time
+}
+
+// rebase makes c the document, with the last changes since the checkpoint's
+// snapshot, and confirms its file in the log. The caller holds mu.
+func (e *Engine) rebase(d *document, c *content, logged int64) (*batch, error) {
+	old := d.now
+	c.takeFrom(old, d.touched)
+	c.seq, c.time = old.seq, old.time
+	d.now = c
+	d.next = identity{}
 	old.release()
 	rest := d.logged - logged
 	d.urgent = false
-	if len(d.touched) == 0 {
+	if c.seq == c.base.record.seq {
 		e.clean(d)
 	} else {
-		d.now.modified = true
+		c.modified = true
 		d.logged = rest
 	}
-	return e.submit(d, opBase, b.record)
+	return e.submit(d, opBase, c.base.record)
 }
 
 // tempFile is a document's file before it has a name.
@@ -274,30 +311,28 @@ func (e *Engine) writeTemp(c *content) (*tempFile, error) {
 }
 
 // hashingWriter writes a file and hashes it, and has the kernel write it back
-// little by little.
+// step by step.
 type hashingWriter struct {
-	f               *os.File
-	h               *xxh3.Hasher
-	written, queued int64
+	f       *os.File
+	h       *xxh3.Hasher
+	written int64
+	step    [2]int64 // where the last step of the write back began and ended
 }
 
 func (w *hashingWriter) Write(p []byte) (int, error) {
-	const (
-		chunk     = 1 << 20
-		writeback = 8 << 20
-	)
+	const chunk = 1 << 20
 	for done := 0; done < len(p); {
 		part := p[done:min(done+chunk, len(p))]
 		w.h.Write(part)
 		n, err := w.f.Write(part)
 		done += n
 		w.written += int64(n)
+		if end := w.step[1]; err == nil && w.written-end >= chunk {
+			err = pace(w.f, w.step[0], end, w.written)
+			w.step = [2]int64{end, w.written}
+		}
 		if err != nil {
 			return done, err
-		}
-		if w.written-w.queued >= writeback {
-			startWriteback(w.f, w.queued, w.written-w.queued)
-			w.queued = w.written
 		}
 	}
 	return len(p), nil

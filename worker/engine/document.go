@@ -34,6 +34,7 @@ type document struct {
 	// Guarded by the engine's mu.
 	now     *content                      // with changes that are not durable yet
 	last    *batch                        // that carries the newest change
+	next    identity                      // of the file that a checkpoint under way installs
 	touched map[phext.Coordinate]struct{} // since the checkpoint under way began; nil without one
 	logged  int64                         // bytes of changes in the log since the last checkpoint
 	wrote   time.Time                     // the last change, for the idle checkpoint

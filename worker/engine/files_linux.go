@@ -26,10 +26,20 @@ func allocate(f *os.File, from, to int64) error {
 	return err
 }
 
-// startWriteback asks the kernel to begin writing a range, so that the sync at
-// the end of a large file does not hold up the log's syncs. It is a hint.
-func startWriteback(f *os.File, offset, length int64) {
-	directory{f}.at(func(fd int) error {
-		return unix.SyncFileRange(fd, offset, length, unix.SYNC_FILE_RANGE_WRITE)
+// pace starts to write back a file's bytes [from:to), and waits until those of
+// the step before it are written: so the syncs of the log never queue up behind
+// much of a large file. It may take the report of a failed write that the file's
+// sync would have had, so its error counts.
+func pace(f *os.File, before, from, to int64) error {
+	err := directory{f}.at(func(fd int) error {
+		err := unix.SyncFileRange(fd, from, to-from, unix.SYNC_FILE_RANGE_WRITE)
+		if err != nil || before == from {
+			return err
+		}
+		return unix.SyncFileRange(fd, before, from-before, unix.SYNC_FILE_RANGE_WAIT_BEFORE)
 	})
+	if errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return err
 }

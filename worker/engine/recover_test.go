@@ -167,7 +167,7 @@ func TestCheckpointCrashPoints(t *testing.T) {
 	temp.renamed = true
 	images["renamed"] = CopyDir(t, dir)
 	e.mu.Lock()
-	done, err := e.rebase(d, b, 0)
+	done, err := e.rebase(d, newContent(b), 0)
 	e.mu.Unlock()
 	if err == nil {
 		err = done.wait()
@@ -354,4 +354,79 @@ func TestFailedLogStopsWrites(t *testing.T) {
 	}
 	e = MustOpen(t, dir)
 	shadow{phext.Origin: "before"}.check(t, e, "a")
+}
+
+// TestWritersGoOnDuringCheckpoint: writers neither wait for a checkpoint, even
+// when its file has just got the document's name, nor are their changes lost.
+func TestWritersGoOnDuringCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	e := MustOpen(t, dir)
+	want := shadow{}
+	put := func(i int, text string) {
+		t.Helper()
+		at := phext.Origin
+		at[8] = uint16(1 + i)
+		if _, err := e.Put(ctx, "a", at, []byte(text), 0); err != nil {
+			t.Fatal(err)
+		}
+		want[at] = text
+	}
+	for i := range 100 {
+		put(i, "before")
+	}
+	d := e.docs["a"]
+	d.io.Lock() // a writer that waited for the checkpoint would wait for ever
+	e.mu.Lock()
+	snap := d.now.snapshot()
+	d.touched = make(map[phext.Coordinate]struct{})
+	e.mu.Unlock()
+	temp, err := e.writeTemp(snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := temp.base(snap.seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap.release()
+	c := newContent(b)
+	for i := range 1000 {
+		put(i/2, fmt.Sprint("meanwhile ", i)) // changes and adds
+	}
+	for i := 90; i < 110; i++ {
+		put(i, "")
+	}
+	put(90, "again")
+	e.follow(d, c)
+	if len(d.touched) != 0 {
+		t.Errorf("%d changes are left for later", len(d.touched))
+	}
+	e.mu.Lock()
+	d.next = b.id
+	e.mu.Unlock()
+	if err := e.install(d, temp, b.record); err != nil {
+		t.Fatal(err)
+	}
+	put(91, "with the new file in place")
+	put(0, "")
+	renamed := CopyDir(t, dir)
+	e.mu.Lock()
+	done, err := e.rebase(d, c, 0)
+	e.mu.Unlock()
+	if err == nil {
+		err = done.wait()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.io.Unlock()
+	want.check(t, e, "a")
+	for name, image := range map[string]string{"renamed": renamed, "confirmed": CopyDir(t, dir)} {
+		t.Run(name, func(t *testing.T) {
+			e := MustOpen(t, image)
+			want.check(t, e, "a")
+			MustClose(t, e)
+			want.check(t, MustOpen(t, image), "a")
+		})
+	}
 }

@@ -178,7 +178,8 @@ func (e *Engine) watchQuotaLocked(quota, before int64) (warn func()) {
 	}
 }
 
-// unedited reports whether the document's file is the one the engine opened.
+// unedited reports whether the document's file is the one the engine opened, or
+// one that a checkpoint has just put in its place.
 func (e *Engine) unedited(d *document) (bool, error) {
 	id, err := e.dir.stat(d.file())
 	if err != nil {
@@ -186,7 +187,8 @@ func (e *Engine) unedited(d *document) (bool, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return id == d.now.base.id && d.orphan == nil, nil
+	ours := id == d.now.base.id || d.next.exists && id == d.next
+	return ours && d.orphan == nil, nil
 }
 
 func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byte, *batch, error) {
