@@ -156,16 +156,16 @@ func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, 
 // not change afterwards.
 func (c *content) set(at phext.Coordinate, text []byte, size int64) {
 	had := false
-	if i, ok := c.base.find(at); ok {
-		had = c.hide(i)
-	}
 	if len(text) == 0 {
-		_, was := c.over.Delete(entry{at: at})
-		had = had || was
+		_, had = c.over.Delete(entry{at: at})
 	} else {
-		_, was := c.over.Set(entry{at, text})
-		had = had || was
+		_, had = c.over.Set(entry{at, text})
 		c.count++
+	}
+	if !had {
+		if i, ok := c.base.find(at); ok {
+			had = c.hide(i)
+		}
 	}
 	if had {
 		c.count--
