@@ -20,7 +20,11 @@ const (
 	idleConnTimeout = 30 * time.Second
 
 	connBuffer = 4 << 10 // bytes, for reading and for writing each
+
+	maxAnswerHeader = 64 << 10 // bytes
 )
+
+var errAnswerHeader = errors.New("the answer's header is larger than 64 KiB")
 
 // conn is a connection to a worker. It carries one request at a time.
 type conn struct {
@@ -28,6 +32,28 @@ type conn struct {
 	r     *bufio.Reader
 	w     *bufio.Writer
 	since time.Time // idle since
+
+	bounded bool // a header is being read, of which left bytes may still come
+	left    int
+}
+
+func newConn(c net.Conn) *conn {
+	out := &conn{Conn: c, w: bufio.NewWriterSize(c, connBuffer)}
+	out.r = bufio.NewReaderSize(out, connBuffer)
+	return out
+}
+
+// Read keeps a worker that went mad from filling the edge's memory with a header.
+func (c *conn) Read(p []byte) (int, error) {
+	if !c.bounded {
+		return c.Conn.Read(p)
+	}
+	if c.left == 0 {
+		return 0, errAnswerHeader
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
 }
 
 // pool keeps a generation's idle connections. The one used last is used next,
@@ -118,7 +144,7 @@ func (g *generation) connect(ctx context.Context) (*conn, error) {
 				c.Close()
 				return nil, syscall.ECONNREFUSED
 			default:
-				return &conn{Conn: c, r: bufio.NewReaderSize(c, connBuffer), w: bufio.NewWriterSize(c, connBuffer)}, nil
+				return newConn(c), nil
 			}
 		}
 		// A unix socket whose backlog is full refuses with EAGAIN, and tells

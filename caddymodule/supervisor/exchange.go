@@ -107,6 +107,8 @@ func shortBody(n, length int64) error {
 
 // answer reads the answer's header.
 func (e *exchange) answer(r *http.Request) (*http.Response, error) {
+	e.conn.bounded, e.conn.left = true, maxAnswerHeader
+	defer func() { e.conn.bounded = false }()
 	for range maxInterim {
 		resp, err := http.ReadResponse(e.conn.r, r)
 		if err != nil {

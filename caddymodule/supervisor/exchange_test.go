@@ -162,6 +162,16 @@ func TestHeaderCannotBeginAnotherRequest(t *testing.T) {
 	}
 }
 
+func TestAnswerHeaderIsBounded(t *testing.T) {
+	g, _ := mustServe(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("x", 2*maxAnswerHeader))
+	})
+	var died *ErrDied
+	if _, err := post(t, g, nil, 0); !errors.As(err, &died) || !errors.Is(err, errAnswerHeader) || died.Unsent {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestInterimAnswersAreSkipped(t *testing.T) {
 	g, _ := mustServe(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
