@@ -147,6 +147,10 @@ EOF
 
 test_all() {
 	need gcc gcc # the race detector is linked with it
+	# go test says nothing of what it skips where all passes.
+	command -v shellcheck >/dev/null || echo "skipped: shellcheck of deploy/, which is not installed: apt-get install shellcheck"
+	command -v systemd-analyze >/dev/null || echo "skipped: the checks of the systemd unit, for want of systemd: apt-get install systemd"
+	((EUID == 0)) || echo "skipped: tests that give files to other users, which only root can do"
 	build
 	CGO_ENABLED=1 go test -race -timeout 30m "$@" ./...
 }
