@@ -1,6 +1,7 @@
 package phext
 
 import (
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strconv"
@@ -169,4 +170,27 @@ func FuzzParseCoordinate(f *testing.F) {
 			t.Fatalf("Append and String of %v differ", got)
 		}
 	})
+}
+
+// TestPlace: a packed coordinate is the same one, in the same order.
+func TestPlace(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	random := func() (c Coordinate) {
+		for d := range c {
+			c[d] = uint16(1 + r.IntN(2)*r.IntN(Max))
+		}
+		return c
+	}
+	for range 10_000 {
+		a, b := random(), random()
+		if d := r.IntN(Dimensions + 1); d > 0 {
+			copy(b[:d], a[:d])
+		}
+		if got := a.Place().Coordinate(); got != a {
+			t.Fatalf("%v packed and unpacked is %v", a, got)
+		}
+		if a.Place().Less(b.Place()) != a.Less(b) || b.Place().Less(a.Place()) != b.Less(a) || a.Place().Less(a.Place()) {
+			t.Fatalf("%v and %v are in another order when packed", a, b)
+		}
+	}
 }

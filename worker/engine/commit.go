@@ -22,7 +22,7 @@ type record struct {
 type batch struct {
 	records []record
 	docs    []*document // to publish once it is durable
-	states  []*content  // of docs, when the committer took the batch
+	states  []*content  // of docs, when the batch was taken
 	done    chan struct{}
 	err     error // valid when done is closed
 }
@@ -40,7 +40,7 @@ func (b *batch) base(d *document) fileRecord {
 }
 
 // add gives an operation its sequence and its place in the pending batch. The
-// caller holds mu.
+// caller holds mu; once it has released it, it must hasten or wake the committer.
 func (e *Engine) add(d *document, o op) *batch {
 	b := e.pending
 	e.seq++
@@ -49,7 +49,6 @@ func (e *Engine) add(d *document, o op) *batch {
 		d.last = b
 		b.docs = append(b.docs, d)
 	}
-	notify(e.wake)
 	return b
 }
 
@@ -59,7 +58,9 @@ func (e *Engine) submit(d *document, kind opKind, file fileRecord) (*batch, erro
 	if err := e.usable(); err != nil {
 		return nil, err
 	}
-	return e.add(d, op{kind: kind, document: d.name, file: file}), nil
+	b := e.add(d, op{kind: kind, document: d.name, file: file})
+	notify(e.wake)
+	return b, nil
 }
 
 // usable says why the log takes no more records. The caller holds mu.
@@ -73,47 +74,65 @@ func (e *Engine) usable() error {
 	return nil
 }
 
-// commitLoop is the log's only writer.
+// hasten has the pending batch committed: by the caller where nobody else commits,
+// since waking another goroutine would cost a lone writer a good part of a sync.
+func (e *Engine) hasten() {
+	if !e.committing.TryLock() {
+		return // who holds it looks again once it is done
+	}
+	e.gather()
+	e.commit(e.take())
+	e.committing.Unlock()
+	if e.waiting() > 0 {
+		notify(e.wake)
+	}
+}
+
+// commitLoop commits what writers leave to it, and tidies the log.
 func (e *Engine) commitLoop() {
-	quiet := time.NewTimer(quietAfter)
-	quiet.Stop()
-	woken := 0 // by the last batch
 	for {
 		select {
 		case <-e.wake:
-			woken = e.gather(woken)
-			e.commit(e.take())
-			quiet.Reset(quietAfter)
-		case <-quiet.C:
-			if err := e.quiet(); err != nil {
-				e.fail(err)
-			}
+			e.hasten()
+		case <-e.quiet.C:
+			e.exclusively(e.mark)
+		case <-e.untidy:
+			e.exclusively(e.trim)
 		case <-e.drain:
-			e.commit(e.take())
-			if err := e.quiet(); err != nil {
-				e.fail(err)
-			}
+			e.exclusively(func() {
+				e.commit(e.take())
+				e.mark()
+			})
 			return
 		}
 	}
 }
 
+// exclusively calls fn while nobody commits.
+func (e *Engine) exclusively(fn func()) {
+	e.committing.Lock()
+	fn()
+	e.committing.Unlock()
+	if e.waiting() > 0 {
+		notify(e.wake)
+	}
+}
+
 // gather lets the writers that the last batch woke join the next one, as long as
-// they keep coming, and returns how many records that has. A writer that is
-// alone does not wait.
-func (e *Engine) gather(woken int) int {
+// they keep coming. A writer that is alone does not wait.
+func (e *Engine) gather() {
 	const patience = 20 // yields, of a fraction of a microsecond, for one more
 	n := e.waiting()
-	if n+woken <= 2 {
-		return n
+	all := n + e.woken
+	if all <= 2 {
+		return
 	}
-	for all, idle := n+woken, 0; n < all && idle < patience; idle++ {
+	for idle := 0; n < all && idle < patience; idle++ {
 		runtime.Gosched()
 		if now := e.waiting(); now > n {
 			n, idle = now, 0
 		}
 	}
-	return n
 }
 
 // waiting returns the length of the pending batch.
@@ -166,9 +185,11 @@ func (e *Engine) commit(b *batch) {
 		b.err = ErrFailed
 	}
 	close(b.done)
+	e.woken = len(b.records)
+	e.quiet.Reset(quietAfter)
 	if err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase })) {
 		e.wal.rotated = false
-		e.trim()
+		notify(e.untidy)
 	}
 }
 
@@ -199,16 +220,16 @@ func (e *Engine) trim() {
 	}
 }
 
-// quiet marks the log's last batch as durable, and starts a new segment where
-// the old one is large and of no more use.
-func (e *Engine) quiet() error {
+// mark says in the log that its last batch is durable, and starts a new segment
+// where the old one is large and of no more use.
+func (e *Engine) mark() {
 	if e.Err() != nil || e.wal.marked() {
-		return nil
+		return
 	}
 	e.mu.Lock()
 	if len(e.pending.records) > 0 {
 		e.mu.Unlock()
-		return nil
+		return
 	}
 	e.seq++
 	seq := e.seq
@@ -216,8 +237,11 @@ func (e *Engine) quiet() error {
 	e.mu.Unlock()
 	if disposable && e.wal.used > rotateAt/8 {
 		if err := e.wal.empty(seq); err != nil {
-			return fmt.Errorf("start a log segment: %w", err)
+			e.fail(fmt.Errorf("start a log segment: %w", err))
+			return
 		}
 	}
-	return e.wal.mark(seq)
+	if err := e.wal.mark(seq); err != nil {
+		e.fail(err)
+	}
 }

@@ -14,8 +14,8 @@ import (
 
 // entry is a scroll that is not in the file as it is; its text is not empty.
 type entry struct {
-	at   phext.Coordinate
-	text []byte
+	place phext.Place
+	text  []byte
 }
 
 // gap is a range of positions [from:to] of a base's index that count no more.
@@ -48,7 +48,7 @@ func newContent(b *base) *content {
 	tree := btree.Options{NoLocks: true, Degree: 8}
 	return &content{
 		base:  b,
-		over:  btree.NewBTreeGOptions(func(a, b entry) bool { return a.at.Less(b.at) }, tree),
+		over:  btree.NewBTreeGOptions(func(a, b entry) bool { return a.place.Less(b.place) }, tree),
 		gaps:  btree.NewBTreeGOptions(func(a, b gap) bool { return a.from < b.from }, tree),
 		size:  int64(len(b.data)),
 		count: int64(len(b.index)),
@@ -81,7 +81,7 @@ func (c *content) hidden(i int) (g gap, ok bool) {
 
 // get returns the text at a place, nil where there is none.
 func (c *content) get(at phext.Coordinate) []byte {
-	if e, ok := c.over.Get(entry{at: at}); ok {
+	if e, ok := c.over.Get(entry{place: at.Place()}); ok {
 		return e.text
 	}
 	if i, ok := c.base.find(at); ok {
@@ -118,18 +118,19 @@ func (c *content) sizeWith(at phext.Coordinate, old, n int) int64 {
 // there is none before, the document's origin counts as one.
 func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, hasNext bool) {
 	prev = phext.Origin
-	c.over.Descend(entry{at: at}, func(e entry) bool {
-		if e.at == at {
+	pivot := entry{place: at.Place()}
+	c.over.Descend(pivot, func(e entry) bool {
+		if e.place == pivot.place {
 			return true
 		}
-		prev = e.at
+		prev = e.place.Coordinate()
 		return false
 	})
-	c.over.Ascend(entry{at: at}, func(e entry) bool {
-		if e.at == at {
+	c.over.Ascend(pivot, func(e entry) bool {
+		if e.place == pivot.place {
 			return true
 		}
-		next, hasNext = e.at, true
+		next, hasNext = e.place.Coordinate(), true
 		return false
 	})
 	after, found := c.base.find(at)
@@ -157,9 +158,9 @@ func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, 
 func (c *content) set(at phext.Coordinate, text []byte, size int64) {
 	had := false
 	if len(text) == 0 {
-		_, had = c.over.Delete(entry{at: at})
+		_, had = c.over.Delete(entry{place: at.Place()})
 	} else {
-		_, had = c.over.Set(entry{at, text})
+		_, had = c.over.Set(entry{at.Place(), text})
 		c.count++
 	}
 	if !had {
@@ -277,7 +278,7 @@ func (c *content) pieces(yield func(from, to int, e entry) bool) {
 	}
 	nextHole()
 	c.over.Scan(func(e entry) bool {
-		limit, _ := c.base.find(e.at)
+		limit, _ := c.base.find(e.place.Coordinate())
 		upTo(limit)
 		more = more && yield(-1, 0, e)
 		return more
@@ -289,7 +290,7 @@ func (c *content) pieces(yield func(from, to int, e entry) bool) {
 func (c *content) scrolls(yield func(phext.Coordinate, []byte) bool) {
 	c.pieces(func(from, to int, e entry) bool {
 		if from < 0 {
-			return yield(e.at, e.text)
+			return yield(e.place.Coordinate(), e.text)
 		}
 		for i := from; i < to; i++ {
 			if !yield(c.base.index[i].at, c.base.text(i)) {
@@ -325,9 +326,10 @@ func (c *content) writeTo(w io.Writer, index *[]span) (int64, error) {
 	}
 	c.pieces(func(from, to int, e entry) bool {
 		if from < 0 {
-			ok := emit(e.at, e.at, e.text)
+			place := e.place.Coordinate()
+			ok := emit(place, place, e.text)
 			if index != nil {
-				*index = append(*index, span{e.at, written - int64(len(e.text)), written})
+				*index = append(*index, span{place, written - int64(len(e.text)), written})
 			}
 			return ok
 		}

@@ -23,8 +23,8 @@ type document struct {
 	io   sync.Mutex   // held by whoever reads or replaces the file
 	gate sync.RWMutex // shared by writers; held to keep them out
 
-	// state is what readers see: the newest version that is durable. Only the
-	// committer replaces it, in the order of the log.
+	// state is what readers see: the newest version that is durable. Whoever
+	// commits replaces it, in the order of the log.
 	state atomic.Pointer[content]
 
 	// Guarded by io: why the file could not be opened, and which file it was.
@@ -46,7 +46,7 @@ type document struct {
 	// [Engine.Reload] has saved it under another name, writes are refused.
 	orphan *content
 
-	segment uint64 // the last one with a base record; the committer's alone
+	segment uint64 // the last one with a base record; guarded by the engine's committing
 }
 
 func (d *document) file() string { return d.name + wire.DocumentExt }
@@ -62,7 +62,7 @@ func (d *document) published() *content {
 		if c == d.state.Load() {
 			return nil
 		}
-		// The committer published a newer one in between.
+		// A newer one was published in between.
 	}
 }
 

@@ -64,14 +64,16 @@ type Engine struct {
 	counts  map[string]counted
 	total   int64  // bytes of all documents
 	seq     uint64 // the last one given out
-	pending *batch // collects records until the committer takes it
+	pending *batch // collects records until somebody commits it
 	closing bool   // no more writes from outside
 	stopped bool   // no more at all
 	warned  bool   // that the quota is nearly used up
 	err     error  // why the log failed
 
 	failed chan struct{}
-	wake   chan struct{} // the committer has a batch
+	wake   chan struct{} // the committer has a batch to commit
+	untidy chan struct{} // and segments to look at
+	quiet  *time.Timer   // fires when the log was idle for quietAfter
 	kick   chan struct{} // the checkpointer has a document
 	quit   chan struct{} // ends the checkpointer
 	drain  chan struct{} // ends the committer
@@ -81,7 +83,11 @@ type Engine struct {
 	closeOnce    sync.Once
 	closeErr     error
 
-	wal *wal // the committer's alone while it runs
+	// committing is held by whoever writes the log: a writer, or the committer.
+	// It guards what follows and is taken before mu.
+	committing sync.Mutex
+	wal        *wal
+	woken      int // writers, by the last batch
 }
 
 // Open locks the data directory, brings back every acknowledged change and is
@@ -104,6 +110,8 @@ func Open(opts Options) (*Engine, error) {
 		pending: newBatch(),
 		failed:  make(chan struct{}),
 		wake:    make(chan struct{}, 1),
+		untidy:  make(chan struct{}, 1),
+		quiet:   time.NewTimer(quietAfter),
 		kick:    make(chan struct{}, 1),
 		quit:    make(chan struct{}),
 		drain:   make(chan struct{}),

@@ -67,6 +67,7 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	if err != nil || b == nil {
 		return r, err
 	}
+	e.hasten()
 	select {
 	case <-b.done:
 		return r, b.err
