@@ -152,6 +152,7 @@ func (e *Engine) take() *batch {
 		return nil
 	}
 	e.pending = newBatch()
+	e.pending.records, e.spare = e.spare, nil
 	b.states = make([]*content, len(b.docs))
 	for i, d := range b.docs {
 		b.states[i] = d.now.snapshot()
@@ -191,6 +192,8 @@ func (e *Engine) commit(b *batch) {
 		e.wal.rotated = false
 		notify(e.untidy)
 	}
+	clear(b.records)
+	e.spare = b.records[:0]
 }
 
 // trim deletes segments that no document needs, and hurries the documents that

@@ -87,7 +87,8 @@ type Engine struct {
 	// It guards what follows and is taken before mu.
 	committing sync.Mutex
 	wal        *wal
-	woken      int // writers, by the last batch
+	woken      int      // writers, by the last batch
+	spare      []record // of the last batch, to be used again
 }
 
 // Open locks the data directory, brings back every acknowledged change and is
