@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/sqedge/sqedge/shared/wire"
@@ -71,6 +72,7 @@ type App struct {
 
 	runtime *runtime
 	logger  *zap.Logger
+	strict  map[*caddyhttp.Server]bool // that have the listener wrapper sq, or have been found to lack it
 }
 
 // CaddyModule returns the Caddy module information.
@@ -86,6 +88,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // too.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
+	a.strict = make(map[*caddyhttp.Server]bool)
 	setDefault(&a.Config, "SQ_CONFIG", "/etc/sq/tenants.json")
 	setDefault(&a.DataRoot, "SQ_DATA_ROOT", "/var/lib/sq/tenants")
 	setDefault(&a.RunDir, "SQ_RUN_DIR", "/run/sq")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,12 +41,21 @@ func (Gateway) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision finds the sq app.
+// Provision finds the sq app, and warns of a server without its listener
+// wrapper, which Caddy provisions before a server's handlers.
 func (g *Gateway) Provision(ctx caddy.Context) error {
 	g.logger = ctx.Logger()
 	var err error
-	g.app, err = findApp(ctx)
-	return err
+	if g.app, err = findApp(ctx); err != nil {
+		return err
+	}
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if ok && !g.app.strict[server] && slices.Contains(server.Protocols, "h1") {
+		g.app.strict[server] = true
+		g.logger.Warn("HTTP/1 requests with both Content-Length and Transfer-Encoding are served, which a proxy in front may read in another way: "+
+			"add listener_wrappers { sq } to the Caddyfile's global servers block", zap.String("server", server.Name()), zap.Strings("listen", server.Listen))
+	}
+	return nil
 }
 
 // findApp returns the sq app of the config; one with every option at its

@@ -76,6 +76,11 @@ func (b *testbed) start() error {
 		run_dir %[1]s/run
 		worker %[2]s/sq-worker
 	}
+	servers %[3]s {
+		listener_wrappers {
+			sq
+		}
+	}
 }
 http://%[3]s {
 	sq_admin
