@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -70,7 +71,7 @@ func fakeWorker(tenant, dir string) {
 		fmt.Fprintln(ready, "the data is refused")
 		os.Exit(1)
 	case faultNeverReady:
-		select {}
+		time.Sleep(time.Hour) // select {} alone would be a deadlock, which ends it
 	}
 	inherited := os.NewFile(wire.FDListener, "listener")
 	listener, err := net.FileListener(inherited)
