@@ -214,6 +214,9 @@ func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant,
 		return &wire.Error{Status: 499, Message: "client closed the request"}
 	case errors.Is(err, errBroken):
 		return wire.Errorf(http.StatusBadRequest, "reading the body: it ended early or is malformed")
+	case errors.Is(err, supervisor.ErrRefused):
+		g.logger.Error("the tenant's worker refuses the data directory; somebody must look at it", fields...)
+		return wire.Errorf(http.StatusConflict, "the tenant's data directory holds what is not its own, and nothing of it is served until that is put right")
 	case errors.As(err, &notUp):
 		g.logger.Error("the tenant's worker is not available", fields...)
 		return unavailable(int(notUp.RetryAfter/time.Second)+1, "the tenant's worker is not available")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -67,7 +68,11 @@ func serve(cfg config) int {
 	})
 	if err != nil {
 		logger.Error("worker cannot open the tenant's data", zap.Error(err))
-		e.tell(err.Error())
+		reason := err.Error()
+		if errors.Is(err, engine.ErrForeign) {
+			reason = wire.Refused + reason
+		}
+		e.tell(reason)
 		return 1
 	}
 	server := &http.Server{

@@ -10,6 +10,10 @@ import (
 // did not begin to answer within [Config.ResponseTimeout].
 var ErrTimeout = errors.New("the worker did not begin to answer in time")
 
+// ErrRefused is in the chain of an [ErrUnavailable] whose worker refused the
+// tenant's data directory; see [wire.Refused].
+var ErrRefused = errors.New("the worker refused the data directory")
+
 // errClosing is why nothing starts any more.
 var errClosing = errors.New("the edge is shutting down")
 

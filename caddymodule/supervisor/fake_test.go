@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 const (
 	faultCrash      = "crash"       // panics before it is ready
 	faultRefuse     = "refuse"      // says why it will not serve
+	faultForeign    = "foreign"     // refuses its data directory
 	faultNeverReady = "never-ready" // says nothing
 	faultNoDrain    = "no-drain"    // goes on when told to end
 )
@@ -69,6 +70,9 @@ func fakeWorker(tenant, dir string) {
 		panic("fault asked for")
 	case faultRefuse:
 		fmt.Fprintln(ready, "the data is refused")
+		os.Exit(1)
+	case faultForeign:
+		fmt.Fprintln(ready, wire.Refused+"it is another's")
 		os.Exit(1)
 	case faultNeverReady:
 		time.Sleep(time.Hour) // select {} alone would be a deadlock, which ends it

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -169,6 +170,9 @@ func (g *generation) start() (*process, error) {
 	switch {
 	case err == nil:
 		err = errors.New(line)
+		if reason, ok := strings.CutPrefix(line, wire.Refused); ok {
+			err = fmt.Errorf("%w: %s", ErrRefused, reason)
+		}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("not ready after %v", cfg.StartTimeout)
 		p.kill()

@@ -63,6 +63,7 @@ func TestStartFails(t *testing.T) {
 		{"socket path too long", func(_ *Config, s *Spec) { s.Tenant = strings.Repeat("a", 120) }, "shorter run_dir", ""},
 		{"crash", func(_ *Config, s *Spec) { mustFault(t, *s, faultCrash) }, "panic: fault asked for", exitCrashed},
 		{"refusal", func(_ *Config, s *Spec) { mustFault(t, *s, faultRefuse) }, "the data is refused", exitCrashed},
+		{"refusal of the data directory", func(_ *Config, s *Spec) { mustFault(t, *s, faultForeign) }, ErrRefused.Error() + ": it is another's", exitCrashed},
 		{"never ready", func(c *Config, s *Spec) {
 			mustFault(t, *s, faultNeverReady)
 			c.StartTimeout = 200 * time.Millisecond
@@ -78,6 +79,9 @@ func TestStartFails(t *testing.T) {
 			got := wantUnavailable(t, err)
 			if !strings.Contains(got.Error(), tt.want) || got.RetryAfter <= 0 || got.RetryAfter > backoffMin {
 				t.Errorf("error %v, retry after %v; want %q in it and at most %v", got, got.RetryAfter, tt.want, backoffMin)
+			}
+			if foreign := strings.Contains(tt.want, ErrRefused.Error()); errors.Is(err, ErrRefused) != foreign {
+				t.Errorf("error %v is ErrRefused: %v, want %v", err, !foreign, foreign)
 			}
 			if st := s.Status(spec.Tenant); st.PID != 0 || st.Starts != 1 || st.Crashes != 1 || !strings.Contains(st.LastError, tt.want) {
 				t.Errorf("status %+v, want no process, one start, one crash and the reason", st)

@@ -34,13 +34,19 @@ const (
 	// end of file means that the edge is gone or wants the worker to go: the
 	// worker drains and exits.
 	FDLifeline = 4
-	// FDReady is the write end of a pipe. The worker writes one line: "ready",
-	// or the reason why it cannot serve, and closes it.
+	// FDReady is the write end of a pipe. The worker writes one line: [Ready], or
+	// the reason why it cannot serve, behind [Refused] or not, and closes it.
 	FDReady = 5
 )
 
 // Ready is the line on [FDReady] that means the worker serves.
 const Ready = "ready"
+
+// Refused begins the line on [FDReady] by which a worker refuses its data
+// directory: what it holds is not, or may not be, the tenant's own. Starting the
+// worker again does not help until a person has put that right. The reason that
+// follows is for the log.
+const Refused = "refused: "
 
 // DocumentExt ends the name of every document's file.
 const DocumentExt = ".phext"

@@ -33,6 +33,12 @@ func (h *handler) explain(r *request, err error) *wire.Error {
 	case errors.Is(err, engine.ErrChanged):
 		return wire.Errorf(http.StatusConflict,
 			"the file of document %q was changed by someone else: load the document, then repeat the request", r.document)
+	case errors.Is(err, engine.ErrNotRegular) && errors.As(err, &broken):
+		return &wire.Error{Status: http.StatusConflict, Err: err,
+			Message: fmt.Sprintf("document %q is not a regular file in the data directory, and no link is followed", broken.Document)}
+	case errors.Is(err, engine.ErrForeign):
+		return &wire.Error{Status: http.StatusConflict, Err: err,
+			Message: "nothing was done: the data directory holds a link, or another kind of file, where a folder or file of the worker's own must be"}
 	case errors.As(err, &broken):
 		return &wire.Error{Status: http.StatusServiceUnavailable, Err: err,
 			Message: fmt.Sprintf("document %q cannot be served: %s", broken.Document, reason(err))}
@@ -53,13 +59,16 @@ func reason(err error) string {
 	if errors.As(err, &bad) {
 		return bad.Error()
 	}
+	if errors.Is(err, engine.ErrNotRegular) {
+		return engine.ErrNotRegular.Error()
+	}
 	return "its file cannot be read"
 }
 
 // refuse answers with e. A failed delta has an empty body, because a client
 // merges any body into its user's file.
 func (h *handler) refuse(w *answer, r *http.Request, e *wire.Error) {
-	if e.Status >= http.StatusInternalServerError && e.Err != nil {
+	if e.Err != nil {
 		h.Logger.Error("a request failed",
 			zap.String("path", r.URL.Path), zap.Int("status", e.Status), zap.Error(e.Err))
 	}

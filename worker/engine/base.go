@@ -100,8 +100,8 @@ func openBase(dir directory, document string) (*base, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return absent(0), nil
 	}
-	if errors.Is(err, unix.ELOOP) {
-		return nil, &DocumentError{document, errNotRegular}
+	if isOddFile(err) {
+		return nil, &DocumentError{document, ErrNotRegular}
 	}
 	if err != nil {
 		return nil, &DocumentError{document, err}
@@ -109,7 +109,7 @@ func openBase(dir directory, document string) (*base, error) {
 	defer f.Close()
 	id, err := identityOfFile(f)
 	if err == nil && !id.regular {
-		err = errNotRegular
+		err = ErrNotRegular
 	}
 	if err != nil {
 		return nil, &DocumentError{document, err}
@@ -126,8 +126,6 @@ func openBase(dir directory, document string) (*base, error) {
 	}
 	return b, nil
 }
-
-var errNotRegular = errors.New("it is not a regular file")
 
 // loadBase reads or maps f, and leaves index and hash to the caller.
 func loadBase(f *os.File, id identity) (*base, error) {

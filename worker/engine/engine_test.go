@@ -345,36 +345,6 @@ func TestBadFilesAreRefusedAlone(t *testing.T) {
 	}
 }
 
-func TestLinkedFoldersAreRefused(t *testing.T) {
-	t.Run(controlFolder, func(t *testing.T) {
-		dir, outside := t.TempDir(), t.TempDir()
-		if err := os.Symlink(outside, filepath.Join(dir, controlFolder)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Open(options(dir)); err == nil {
-			t.Error("opened through a link")
-		}
-	})
-	t.Run(trashFolder, func(t *testing.T) {
-		dir, outside := t.TempDir(), t.TempDir()
-		if err := os.Symlink(outside, filepath.Join(dir, trashFolder)); err != nil {
-			t.Fatal(err)
-		}
-		e := MustOpen(t, dir)
-		MustPut(t, e, "a", "1.1.1/1.1.1/1.1.1", "text")
-		if _, err := e.Remove(ctx, "a"); err == nil {
-			t.Error("removed through a link")
-		}
-		if got := selectText(t, e, "a", "1.1.1/1.1.1/1.1.1"); got != "text" {
-			t.Errorf("after a refused removal the document reads %q", got)
-		}
-		names, _ := os.ReadDir(outside)
-		if len(names) != 0 {
-			t.Errorf("the link's target received %v", names)
-		}
-	})
-}
-
 func TestLargeGeneratedDocument(t *testing.T) {
 	dir := t.TempDir()
 	want := shadow{}

@@ -9,6 +9,12 @@ import (
 var (
 	// ErrLocked means that another process owns the data directory.
 	ErrLocked = errors.New("data directory is in use by another worker")
+
+	// ErrForeign means that the data directory holds a link, or another kind of
+	// file, in place of a folder or file of the engine's own. It is never
+	// followed: it may lead to another tenant's. Until a person takes it away,
+	// opening fails, and removing a document does where it is the trash.
+	ErrForeign = errors.New("something else is in the place of a folder or file of the worker's own")
 )
 
 // Errors of using one.
@@ -27,6 +33,10 @@ var (
 
 	// ErrNotFound means that there is no such document.
 	ErrNotFound = errors.New("no such document")
+
+	// ErrNotRegular is why a [DocumentError] refuses a document whose file is a
+	// link, a folder, a pipe or the like.
+	ErrNotRegular = errors.New("it is not a regular file")
 )
 
 // QuotaError says that a write would make the tenant's text exceed its quota.

@@ -65,9 +65,24 @@ func (d directory) sub(name string) (directory, error) {
 	}
 	f, err := d.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return directory{}, fmt.Errorf("open folder %s: %w", name, err)
+		return directory{}, fmt.Errorf("open folder %s: %w", name, foreign(err))
 	}
 	return directory{f}, nil
+}
+
+// isOddFile reports whether something was not opened because it is a link, a
+// socket, or a folder where there should be a file or the other way round.
+func isOddFile(err error) bool {
+	return errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO)
+}
+
+// foreign makes an [ErrForeign] of the error of opening what is the engine's own,
+// if something else has its name.
+func foreign(err error) error {
+	if isOddFile(err) || errors.Is(err, ErrNotRegular) {
+		return fmt.Errorf("%w: %w", ErrForeign, err)
+	}
+	return err
 }
 
 // stat describes name itself, not what a link leads to. A missing file is the
@@ -144,7 +159,7 @@ func (d directory) lock(name string, wait time.Duration) (*os.File, error) {
 	for deadline := time.Now().Add(wait); ; {
 		f, err := d.open(name, unix.O_RDWR|unix.O_CREAT)
 		if err != nil {
-			return nil, err
+			return nil, foreign(err)
 		}
 		err = directory{f}.at(func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
 		if err == nil {
@@ -154,6 +169,9 @@ func (d directory) lock(name string, wait time.Duration) (*os.File, error) {
 				return f, nil
 			}
 			err = errors.Join(err1, err2, unix.EWOULDBLOCK)
+			if err1 == nil && !mine.regular {
+				err = foreign(ErrNotRegular)
+			}
 		}
 		f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {

@@ -115,7 +115,7 @@ func (o *offline) lock() (err error) {
 		return nil
 	}
 	if isOddFile(err) {
-		o.damage(controlFolder+"/"+lockFile, errNotRegular.Error()+", so no worker opens this directory")
+		o.damage(controlFolder+"/"+lockFile, ErrNotRegular.Error()+", so no worker opens this directory")
 		return nil
 	}
 	if err == nil {
@@ -130,12 +130,6 @@ func (o *offline) lock() (err error) {
 		return fmt.Errorf("lock: %w", err)
 	}
 	return nil
-}
-
-// isOddFile reports whether something was not opened because it is a link, a
-// socket or no folder.
-func isOddFile(err error) bool {
-	return errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENXIO)
 }
 
 func (o *offline) close() { o.engine.releaseFiles() }

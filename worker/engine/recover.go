@@ -155,12 +155,12 @@ func (e *Engine) readLog() (map[string]*history, error) {
 func (e *Engine) readSegment(s *segment) ([]byte, error) {
 	f, err := e.control.open(s.name(), unix.O_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("open log segment %s: %w", s.name(), err)
+		return nil, fmt.Errorf("open log segment %s: %w", s.name(), foreign(err))
 	}
 	defer f.Close()
 	id, err := identityOfFile(f)
 	if err == nil && !id.regular {
-		err = errNotRegular
+		err = foreign(ErrNotRegular)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open log segment %s: %w", s.name(), err)
