@@ -14,12 +14,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
 const usage = `usage:
-  sq-worker serve -tenant ID -dir DIR [-listen SOCKET]
+  sq-worker serve -tenant ID -dir DIR [-answer-time DURATION] [-listen SOCKET]
   sq-worker version
 
 of a tenant's data directory that no worker has open:
@@ -62,6 +63,8 @@ type config struct {
 	tenant string
 	dir    string
 	listen string // a socket to make instead of the inherited one
+
+	answerTime time.Duration
 }
 
 // parseServe has said on stderr what is wrong where it returns an error.
@@ -72,6 +75,7 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
 	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
 	flags.StringVar(&cfg.listen, "listen", "", "for debugging without the edge: make this unix `socket` and serve until SIGTERM")
+	flags.DurationVar(&cfg.answerTime, "answer-time", time.Minute, "how long a client may take to read an answer, apart from a second for each 256 KiB of it")
 	if err := flags.Parse(args); err != nil {
 		return cfg, err
 	}

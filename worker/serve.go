@@ -83,6 +83,7 @@ func serve(cfg config) int {
 			Logger:      logger,
 			Registry:    metrics.registry,
 			Misdirected: metrics.misdirected,
+			AnswerTime:  cfg.answerTime,
 		}),
 		ReadHeaderTimeout: readHeaderTimeout,
 		MaxHeaderBytes:    maxHeader,

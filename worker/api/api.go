@@ -5,8 +5,11 @@
 package api
 
 import (
+	"errors"
 	"net/http"
+	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -24,6 +27,12 @@ type Config struct {
 	Logger      *zap.Logger          // never sees a text
 	Registry    *prometheus.Registry // served at /metrics
 	Misdirected prometheus.Counter   // counts requests for another tenant: 0 for ever, or the edge is wrong
+
+	// AnswerTime is how long a client may take to read an answer, apart from a
+	// second for each 256 KiB of it. One that is slower is cut off: while it
+	// reads, the version of the document that it was given stays open, with the
+	// disk space of its file.
+	AnswerTime time.Duration
 }
 
 type handler struct {
@@ -64,7 +73,7 @@ var operations = map[wire.Op]func(*handler, *answer, *request) error{
 // this one answer, not the worker.
 func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	w := &answer{ResponseWriter: rw}
+	w := &answer{ResponseWriter: rw, time: h.AnswerTime}
 	defer func() {
 		cause := recover()
 		if cause == nil {
@@ -88,7 +97,10 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if w.started {
-		if r.Context().Err() == nil { // else the client went away, as clients do
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			h.Logger.Warn("a client read its answer too slowly and was cut off, so that the version of the document it was reading can go",
+				zap.String("path", r.URL.Path), zap.String("document", req.document), zap.Int64("bytes_sent", w.sent), zap.Duration("took", time.Since(w.began)))
+		} else if r.Context().Err() == nil { // else the client went away, as clients do
 			h.Logger.Warn("an answer was cut short", zap.String("path", r.URL.Path), zap.Error(err))
 		}
 		panic(http.ErrAbortHandler)
@@ -96,11 +108,19 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	h.refuse(w, r, h.explain(req, err))
 }
 
+// piece is how much of an answer is written at a time, and how much of it a
+// client must read each second once its AnswerTime is used up, in bytes.
+const piece = 256 << 10
+
 // answer remembers whether any of the answer has been sent, after which nothing
-// but cutting the connection can tell the client of a fault.
+// but cutting the connection can tell the client of a fault. It gives the client
+// a deadline that moves on with what it reads.
 type answer struct {
 	http.ResponseWriter
+	time    time.Duration // see Config.AnswerTime
 	started bool
+	began   time.Time // of the first piece
+	sent    int64     // bytes
 }
 
 func (w *answer) WriteHeader(status int) {
@@ -108,9 +128,26 @@ func (w *answer) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *answer) Write(p []byte) (int, error) {
+// Write fails with [os.ErrDeadlineExceeded] where the client reads too slowly.
+// net/http takes the deadline off the connection once the request is done.
+func (w *answer) Write(p []byte) (written int, err error) {
 	w.started = true
-	return w.ResponseWriter.Write(p)
+	if w.began.IsZero() {
+		w.began = time.Now()
+	}
+	for first := true; first || len(p) > 0; first = false {
+		n := min(len(p), piece)
+		deadline := w.began.Add(w.time + time.Duration(w.sent+int64(n))*time.Second/piece)
+		if err := http.NewResponseController(w.ResponseWriter).SetWriteDeadline(deadline); err != nil {
+			return written, err
+		}
+		n, err = w.ResponseWriter.Write(p[:n])
+		written, w.sent, p = written+n, w.sent+int64(n), p[n:]
+		if err != nil {
+			break
+		}
+	}
+	return written, err
 }
 
 // Unwrap is for [http.ResponseController].

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -29,6 +30,7 @@ type worker struct {
 	dir         string
 	engine      *engine.Engine
 	client      *http.Client
+	socket      string
 	misdirected prometheus.Counter
 	logs        *observer.ObservedLogs
 	stop        func()
@@ -36,6 +38,12 @@ type worker struct {
 
 // MustServe serves the data directory dir for a tenant until the test ends.
 func MustServe(t *testing.T, dir, tenant string) *worker {
+	t.Helper()
+	return MustServeWith(t, dir, tenant, time.Minute)
+}
+
+// MustServeWith is MustServe with an AnswerTime.
+func MustServeWith(t *testing.T, dir, tenant string, answerTime time.Duration) *worker {
 	t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
 	w := &worker{
@@ -55,13 +63,14 @@ func MustServe(t *testing.T, dir, tenant string) *worker {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(run, "s")
+	w.socket = socket
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: New(Config{
 		Engine: w.engine, Tenant: tenant, Version: testVersion,
-		Logger: zap.New(core), Registry: registry, Misdirected: w.misdirected,
+		Logger: zap.New(core), Registry: registry, Misdirected: w.misdirected, AnswerTime: answerTime,
 	})}
 	served := make(chan struct{})
 	go func() {
