@@ -76,27 +76,39 @@ func (f *File) Status() Status {
 func (f *File) Reload() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.reload()
+	return f.reload(false)
 }
 
-// reload is [File.Reload] with mu held.
-func (f *File) reload() error {
-	f.readAt = time.Now()
+// reloadIfGood is [File.Reload], except that it leaves a new fault alone: the
+// file may be half written.
+func (f *File) reloadIfGood() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reload(true)
+}
+
+// reload is [File.Reload], or reloadIfGood, with mu held.
+func (f *File) reload(onlyGood bool) error {
+	now := time.Now()
 	data, info, err := readFile(f.path)
-	if err != nil {
-		f.seen, f.sum = nil, [32]byte{}
-		return f.install(nil, err)
-	}
-	f.seen = info
-	sum := sha256.Sum256(data)
-	if sum == f.sum {
-		if f.err != nil {
-			return f.err
+	var sum [32]byte
+	var r *Registry
+	if err == nil {
+		sum = sha256.Sum256(data)
+		if sum == f.sum {
+			f.readAt, f.seen = now, info
+			if f.err != nil {
+				return f.err
+			}
+			return nil
 		}
-		return nil
+		r, err = Parse(data)
 	}
-	f.sum = sum
-	return f.install(Parse(data))
+	if err != nil && onlyGood {
+		return err
+	}
+	f.readAt, f.seen, f.sum = now, info, sum // info is nil where it could not be read
+	return f.install(r, err)
 }
 
 // install puts r in force, or records why the file gave none. Each change and

@@ -336,6 +336,40 @@ func TestBadFileKeepsLastGood(t *testing.T) {
 	}
 }
 
+// TestHalfWrittenFileIsNoFault: the watch reads the file between the two writes
+// of an editor that writes in place.
+func TestHalfWrittenFileIsNoFault(t *testing.T) {
+	f := MustCreate(t, file("a"))
+	source := &watcher{file: f, again: time.Hour} // until the second write is seen
+	var err error
+	source.events, err = fsnotify.NewWatcher()
+	MustDo(t, err)
+	changes, faults := make(chan *Registry, 10), make(chan error, 10)
+	MustDo(t, f.watch(t.Context(), source, func(_, new *Registry) { changes <- new }, func(err error) { faults <- err }))
+	for _, ids := range [][]string{{"a", "b"}, {"b"}, {"a", "b", "c"}} {
+		whole := file(ids...)
+		editor, err := os.OpenFile(f.path, os.O_WRONLY|os.O_TRUNC, 0)
+		MustDo(t, err)
+		_, err = editor.WriteString(whole[:len(whole)/2])
+		MustDo(t, err)
+		deadline := time.Now().Add(30 * time.Second)
+		for !source.doubted.Load() {
+			if time.Now().After(deadline) {
+				t.Fatal("the watch did not read the half")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		_, err = editor.WriteString(whole[len(whole)/2:])
+		MustDo(t, errors.Join(err, editor.Close()))
+		if got := MustTell(t, changes); !has(got, ids...) {
+			t.Errorf("in force is %v, want %v", got.Tenants(), ids)
+		}
+	}
+	if len(faults) != 0 || f.Status().LastError != "" {
+		t.Errorf("a half of the file counts as a fault: %v", <-faults)
+	}
+}
+
 func TestReloadTellsEffectiveChangesOnly(t *testing.T) {
 	w := MustWatch(t, MustCreate(t, file("a", "b")), true)
 	r := w.Registry()

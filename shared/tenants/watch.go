@@ -6,13 +6,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
 
 // A change is in force within a second: at the latest pollEvery + quiet after it,
-// or longest after it where the file is written to all the time.
+// or longest after it where the file is written to all the time; if the file was
+// read half written, quiet later.
 const (
 	quiet     = 100 * time.Millisecond // without an event: a save has ended
 	longest   = 500 * time.Millisecond // from a save's first event to the reload
@@ -36,7 +38,7 @@ func (f *File) Watch(ctx context.Context, onChange func(old, new *Registry), onE
 	if err != nil {
 		events = nil // no inotify instance is left: the poll alone keeps the promise
 	}
-	return f.watch(ctx, &watcher{file: f, events: events, poll: time.Tick(pollEvery)}, onChange, onError)
+	return f.watch(ctx, &watcher{file: f, events: events, poll: time.Tick(pollEvery), again: quiet}, onChange, onError)
 }
 
 // watch is [File.Watch] with w.
@@ -60,6 +62,11 @@ type watcher struct {
 	file   *File
 	events *fsnotify.Watcher // nil if there are none
 	poll   <-chan time.Time
+
+	// again is how long after a bad content the file is read once more, before
+	// that counts: an editor that writes in place may have got half way.
+	again   time.Duration
+	doubted atomic.Bool // what was read last was bad and has not counted yet
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -91,7 +98,12 @@ func (w *watcher) run(ctx context.Context) {
 		case <-due.C:
 			deadline = time.Time{}
 			w.follow() // first: what changes after the reload must raise an event
-			w.file.Reload()
+			if w.doubted.Swap(false) {
+				w.file.Reload()
+			} else if w.file.reloadIfGood() != nil {
+				w.doubted.Store(true)
+				due.Reset(w.again)
+			}
 		case <-w.poll:
 			w.follow()
 			if deadline.IsZero() && w.file.stale() {
