@@ -27,11 +27,19 @@ import (
 
 const (
 	childEnv = "SQ_ENGINE_TEST_CHILD" // the data directory
+	earlyEnv = "SQ_ENGINE_TEST_EARLY" // not empty: acknowledge while the sync is still under way
 	writers  = 16
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
+		if os.Getenv(earlyEnv) != "" {
+			onDisk := syncData
+			syncData = func(f *os.File) error {
+				go onDisk(f)
+				return nil
+			}
+		}
 		if err := writeForEver(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -259,12 +267,15 @@ func (a *acknowledged) checkWhole(e *Engine, dir string, w int) error {
 }
 
 // runWriters runs a writing process and calls each with every line it prints,
-// until it ends; each may kill it. A line that its end cuts off does not
-// count.
-func runWriters(t *testing.T, dir string, each func(child *os.Process, line string)) (*os.ProcessState, string) {
+// until it ends; each may kill it. With early it acknowledges before the log is
+// synced. A line that its end cuts off does not count.
+func runWriters(t *testing.T, dir string, early bool, each func(child *os.Process, line string)) (*os.ProcessState, string) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
 	child.Env = []string{childEnv + "=" + dir}
+	if early {
+		child.Env = append(child.Env, earlyEnv+"=yes")
+	}
 	var stderr bytes.Buffer
 	child.Stderr = &stderr
 	stdout, err := child.StdoutPipe()

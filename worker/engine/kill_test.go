@@ -21,7 +21,7 @@ func TestKill(t *testing.T) {
 	total := 0
 	for kill := range kills {
 		after, lines := r.IntN(600), 0
-		_, stderr := runWriters(t, dir, func(child *os.Process, line string) {
+		_, stderr := runWriters(t, dir, false, func(child *os.Process, line string) {
 			if err := told.note(line); err != nil {
 				t.Fatal(err)
 			}
