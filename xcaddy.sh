@@ -150,7 +150,8 @@ test_all() {
 	# go test says nothing of what it skips where all passes.
 	command -v shellcheck >/dev/null || echo "skipped: shellcheck of deploy/, which is not installed: apt-get install shellcheck"
 	command -v systemd-analyze >/dev/null || echo "skipped: the checks of the systemd unit, for want of systemd: apt-get install systemd"
-	((EUID == 0)) || echo "skipped: tests that give files to other users, which only root can do"
+	command -v mkfs.ext4 >/dev/null || echo "skipped: power cuts of the engine, for want of mkfs.ext4: apt-get install e2fsprogs"
+	((EUID == 0)) || echo "skipped: tests that give files to other users or mount disks to cut their power, which only root can do"
 	build
 	CGO_ENABLED=1 go test -race -timeout 30m "$@" ./...
 }
