@@ -22,7 +22,16 @@ func (e *TextError) Error() string {
 // since a break only ever leads forward. It stops with a *[TextError] at a
 // break that leads beyond [Max]; it does not check UTF-8 (see [Validate]).
 func Scan(text []byte, scroll func(at Coordinate, start, end int)) error {
-	at, start := Origin, 0
+	return ScanFrom(text, Origin, func(at Coordinate, start, end int) bool {
+		scroll(at, start, end)
+		return true
+	})
+}
+
+// ScanFrom is [Scan] for a part of a document that begins at the place at, or
+// right after the scroll there. It ends early when scroll returns false.
+func ScanFrom(text []byte, at Coordinate, scroll func(at Coordinate, start, end int) bool) error {
+	start := 0
 	for pos := 0; ; pos++ {
 		i := indexControl(text[pos:])
 		if i < 0 {
@@ -33,8 +42,8 @@ func Scan(text []byte, scroll func(at Coordinate, start, end int)) error {
 		if d == 0 {
 			continue
 		}
-		if pos > start {
-			scroll(at, start, pos)
+		if pos > start && !scroll(at, start, pos) {
+			return nil
 		}
 		start = pos + 1
 		if at[d-1] == Max {
