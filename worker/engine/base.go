@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,20 +24,14 @@ import (
 // in that goroutine. Replacing a file by rename, as editors do, is harmless.
 const mapAbove = 1 << 20
 
-// span is one scroll of a file: its place and its bytes [start:end].
-type span struct {
-	at         phext.Coordinate
-	start, end int64
-}
-
 // base is one version of a document's file, never changed, kept as long as
 // anyone refers to it, even when its name leads to a newer file by now.
 type base struct {
 	refs      atomic.Int64
 	data      []byte
 	mapped    bool
-	index     []span // ascending
-	canonical int64  // bytes the scrolls take in canonical form
+	index     index
+	canonical int64 // bytes the scrolls take in canonical form
 	id        identity
 	record    fileRecord
 }
@@ -67,7 +60,7 @@ func (b *base) release() {
 	if b.refs.Add(-1) == 0 && b.mapped {
 		// Of a large file this takes milliseconds, and writers may be waiting.
 		go unix.Munmap(b.data)
-		b.data, b.index = nil, nil
+		b.data, b.index = nil, index{}
 	}
 }
 
@@ -83,19 +76,40 @@ func (b *base) modified() time.Time {
 	return time.Unix(0, b.id.mtime).UTC()
 }
 
-func (b *base) text(i int) []byte {
-	s := b.index[i]
-	return b.data[s.start:s.end:s.end]
+func (b *base) text(s span) []byte { return b.data[s.start:s.end:s.end] }
+
+// start returns the file's first scroll.
+func (b *base) start() spot { return b.index.start() }
+
+// find returns the scroll at a place, or the one after it. The search begins at
+// from and never goes back.
+func (b *base) find(from spot, at phext.Place) (s spot, found bool) {
+	s = b.index.seek(b.data, from, func(_ int, place phext.Place) bool { return place.Less(at) })
+	return s, s.i < b.index.scrolls && s.place == at
 }
 
-// find returns the position of at in the index, or where it would be.
-func (b *base) find(at phext.Coordinate) (int, bool) {
-	return slices.BinarySearchFunc(b.index, at, func(s span, at phext.Coordinate) int { return s.at.Compare(at) })
+// position returns the scroll at a position. See find.
+func (b *base) position(from spot, at int) spot {
+	return b.index.seek(b.data, from, func(i int, _ phext.Place) bool { return i < at })
 }
+
+// place returns where the scroll at a position is. It is quick next to near.
+func (b *base) place(near spot, i int) phext.Coordinate {
+	switch {
+	case i == near.i-1:
+		return near.before.place.Coordinate()
+	case i < near.i:
+		near = b.start()
+	}
+	return b.position(near, i).place.Coordinate()
+}
+
+// each yields the scrolls of a run.
+func (b *base) each(r run, yield func(span) bool) bool { return b.index.each(b.data, r, yield) }
 
 // openBase opens a document's file, verifies and indexes it. A document without
 // a file is a base too. The file's sequence is left to the caller.
-func openBase(dir directory, document string) (*base, error) {
+func openBase(dir directory, document string, l layout) (*base, error) {
 	f, err := dir.open(document+wire.DocumentExt, unix.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return absent(0), nil
@@ -116,7 +130,7 @@ func openBase(dir directory, document string) (*base, error) {
 	}
 	b, err := loadBase(f, id)
 	if err == nil {
-		err = guard(func() error { return b.parse() })
+		err = guard(func() error { return b.parse(l) })
 		if err != nil {
 			b.release()
 		}
@@ -151,18 +165,18 @@ func loadBase(f *os.File, id identity) (*base, error) {
 }
 
 // parse fills index and hash from the data; the error is a *phext.TextError.
-func (b *base) parse() error {
+func (b *base) parse(l layout) error {
 	if err := phext.Validate(b.data); err != nil {
 		return err
 	}
 	at := phext.Origin
-	b.index, b.canonical = nil, 0
+	b.index, b.canonical = index{layout: l}, 0
 	err := phext.Scan(b.data, func(place phext.Coordinate, start, end int) {
-		b.index = append(b.index, span{place, int64(start), int64(end)})
+		b.index.add(span{place.Place(), int64(start), int64(end)})
 		b.canonical += phext.CountBreaks(at, place) + int64(end-start)
 		at = place
 	})
-	b.index = slices.Clip(b.index)
+	b.index.trim()
 	b.record.hash = xxh3.Hash128(b.data).Bytes()
 	return err
 }

@@ -61,7 +61,7 @@ func BenchmarkOpen(b *testing.B) {
 			defer d.f.Close()
 			b.SetBytes(int64(size))
 			for b.Loop() {
-				base, err := openBase(d, "doc")
+				base, err := openBase(d, "doc", defaultLayout)
 				if err != nil {
 					b.Fatal(err)
 				}

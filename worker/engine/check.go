@@ -125,7 +125,7 @@ func (o *offline) checkTrash() error {
 			o.note(trashFolder+"/"+file, "not a document")
 			continue
 		}
-		if b, err := openBase(trash, name); err != nil {
+		if b, err := openBase(trash, name, o.engine.opts.layout); err != nil {
 			o.damage(trashFolder+"/"+file, reason(err))
 		} else {
 			b.release()

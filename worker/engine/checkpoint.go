@@ -255,7 +255,7 @@ func (e *Engine) rebase(d *document, c *content, logged int64) (*batch, error) {
 type tempFile struct {
 	dir     directory
 	f       *os.File
-	index   []span
+	index   index
 	size    int64
 	hash    [16]byte
 	renamed bool
@@ -295,8 +295,9 @@ func (e *Engine) writeTemp(c *content) (*tempFile, error) {
 	t := &tempFile{dir: e.control, f: f}
 	w := &hashingWriter{f: f, h: xxh3.New()}
 	err = guard(func() (err error) {
-		t.index = make([]span, 0, c.count)
+		t.index = index{layout: e.opts.layout}
 		t.size, err = c.writeTo(w, &t.index)
+		t.index.trim()
 		return err
 	})
 	if err == nil {

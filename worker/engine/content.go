@@ -51,7 +51,7 @@ func newContent(b *base) *content {
 		over:  btree.NewBTreeGOptions(func(a, b entry) bool { return a.place.Less(b.place) }, tree),
 		gaps:  btree.NewBTreeGOptions(func(a, b gap) bool { return a.from < b.from }, tree),
 		size:  int64(len(b.data)),
-		count: int64(len(b.index)),
+		count: int64(b.index.scrolls),
 		seq:   b.record.seq,
 		time:  b.modified(),
 	}
@@ -84,9 +84,9 @@ func (c *content) get(at phext.Coordinate) []byte {
 	if e, ok := c.over.Get(entry{place: at.Place()}); ok {
 		return e.text
 	}
-	if i, ok := c.base.find(at); ok {
-		if _, gone := c.hidden(i); !gone {
-			return c.base.text(i)
+	if s, ok := c.base.find(c.base.start(), at.Place()); ok {
+		if _, gone := c.hidden(s.i); !gone {
+			return c.base.text(s.span)
 		}
 	}
 	return nil
@@ -133,8 +133,8 @@ func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, 
 		next, hasNext = e.place.Coordinate(), true
 		return false
 	})
-	after, found := c.base.find(at)
-	before := after - 1
+	s, found := c.base.find(c.base.start(), pivot.place)
+	before, after := s.i-1, s.i
 	if found {
 		after++
 	}
@@ -144,11 +144,15 @@ func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, 
 	if g, gone := c.hidden(after); gone {
 		after = g.to + 1
 	}
-	if before >= 0 && prev.Less(c.base.index[before].at) {
-		prev = c.base.index[before].at
+	if before >= 0 {
+		if place := c.base.place(s, before); prev.Less(place) {
+			prev = place
+		}
 	}
-	if after < len(c.base.index) && (!hasNext || c.base.index[after].at.Less(next)) {
-		next, hasNext = c.base.index[after].at, true
+	if after < c.base.index.scrolls {
+		if place := c.base.place(s, after); !hasNext || place.Less(next) {
+			next, hasNext = place, true
+		}
 	}
 	return prev, next, hasNext
 }
@@ -164,8 +168,8 @@ func (c *content) set(at phext.Coordinate, text []byte, size int64) {
 		c.count++
 	}
 	if !had {
-		if i, ok := c.base.find(at); ok {
-			had = c.hide(i)
+		if s, ok := c.base.find(c.base.start(), at.Place()); ok {
+			had = c.hide(s.i)
 		}
 	}
 	if had {
@@ -254,57 +258,57 @@ func (c *content) replay(o op, seq uint64) {
 	c.seq = seq
 }
 
-// pieces yields the document in order: runs of positions [from:to) of the
-// base's index that follow each other unchanged, or, where from is negative, a
-// changed scroll.
-func (c *content) pieces(yield func(from, to int, e entry) bool) {
-	i, more := 0, true
+// pieces yields the document in order: runs of the file's scrolls that follow
+// each other unchanged, or, where r is nil, a changed scroll.
+func (c *content) pieces(yield func(r *run, e entry) bool) {
+	at, more := c.base.start(), true
+	end := c.base.index.scrolls
 	var hole gap
 	nextHole := func() {
-		hole = gap{len(c.base.index), len(c.base.index)}
-		c.gaps.Ascend(gap{from: i}, func(g gap) bool { hole = g; return false })
+		hole = gap{end, end}
+		c.gaps.Ascend(gap{from: at.i}, func(g gap) bool { hole = g; return false })
 	}
-	upTo := func(limit int) {
-		for more && i < limit {
-			if i == hole.from {
-				i = hole.to + 1
+	upTo := func(limit spot) {
+		for more && at.i < limit.i {
+			if at.i >= hole.from {
+				at = c.base.position(at, hole.to+1)
 				nextHole()
 				continue
 			}
-			to := min(limit, hole.from)
-			more = yield(i, to, entry{})
-			i = to
+			to := limit
+			if hole.from < limit.i {
+				to = c.base.position(at, hole.from)
+			}
+			if to.before.end >= at.end { // else the text has changed under the index
+				more = yield(&run{at, to}, entry{})
+			}
+			at = to
 		}
 	}
 	nextHole()
 	c.over.Scan(func(e entry) bool {
-		limit, _ := c.base.find(e.place.Coordinate())
+		limit, _ := c.base.find(at, e.place)
 		upTo(limit)
-		more = more && yield(-1, 0, e)
+		more = more && yield(nil, e)
 		return more
 	})
-	upTo(len(c.base.index))
+	upTo(c.base.position(at, end))
 }
 
 // scrolls yields every scroll in order.
 func (c *content) scrolls(yield func(phext.Coordinate, []byte) bool) {
-	c.pieces(func(from, to int, e entry) bool {
-		if from < 0 {
+	c.pieces(func(r *run, e entry) bool {
+		if r == nil {
 			return yield(e.place.Coordinate(), e.text)
 		}
-		for i := from; i < to; i++ {
-			if !yield(c.base.index[i].at, c.base.text(i)) {
-				return false
-			}
-		}
-		return true
+		return c.base.each(*r, func(s span) bool { return yield(s.place.Coordinate(), c.base.text(s)) })
 	})
 }
 
-// writeTo writes the document's text. Where index is not nil, the text is
-// canonical even if the document is unchanged, and index receives its scrolls.
-func (c *content) writeTo(w io.Writer, index *[]span) (int64, error) {
-	if !c.modified && index == nil {
+// writeTo writes the document's text. Where x is not nil, the text is canonical
+// even if the document is unchanged, and x receives its scrolls.
+func (c *content) writeTo(w io.Writer, x *index) (int64, error) {
+	if !c.modified && x == nil {
 		n, err := w.Write(c.base.data)
 		return int64(n), err
 	}
@@ -324,30 +328,31 @@ func (c *content) writeTo(w io.Writer, index *[]span) (int64, error) {
 		at = last
 		return err == nil
 	}
-	c.pieces(func(from, to int, e entry) bool {
-		if from < 0 {
-			place := e.place.Coordinate()
-			ok := emit(place, place, e.text)
-			if index != nil {
-				*index = append(*index, span{place, written - int64(len(e.text)), written})
-			}
-			return ok
+	scroll := func(at phext.Coordinate, text []byte) bool {
+		ok := emit(at, at, text)
+		if x != nil {
+			x.add(span{at.Place(), written - int64(len(text)), written})
 		}
-		step := 1
-		if c.base.isCanonical() {
-			step = to - from // the breaks between are right as they are
+		return ok
+	}
+	c.pieces(func(r *run, e entry) bool {
+		switch {
+		case r == nil:
+			return scroll(e.place.Coordinate(), e.text)
+		case !c.base.isCanonical():
+			return c.base.each(*r, func(s span) bool { return scroll(s.place.Coordinate(), c.base.text(s)) })
 		}
-		for i := from; i < to; i += step {
-			first, last := c.base.index[i], c.base.index[i+step-1]
-			if !emit(first.at, last.at, c.base.data[first.start:last.end]) {
-				return false
-			}
-			if index != nil {
-				shift := written - last.end
-				for _, s := range c.base.index[i : i+step] {
-					*index = append(*index, span{s.at, s.start + shift, s.end + shift})
-				}
-			}
+		// The breaks between are right as they are.
+		first, last := r.from.span, r.last()
+		if !emit(first.place.Coordinate(), last.place.Coordinate(), c.base.data[first.start:last.end]) {
+			return false
+		}
+		if x != nil {
+			shift := written - last.end
+			c.base.each(*r, func(s span) bool {
+				x.add(span{s.place, s.start + shift, s.end + shift})
+				return true
+			})
 		}
 		return true
 	})

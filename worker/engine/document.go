@@ -155,7 +155,7 @@ func (e *Engine) load(d *document) error {
 	if d.failure != nil && d.failureID == id {
 		return d.failure // scanned before and not changed since
 	}
-	b, err := openBase(e.dir, d.name)
+	b, err := openBase(e.dir, d.name, e.opts.layout)
 	if d.failure, d.failureID = err, id; err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (e *Engine) reload(d *document) error {
 	if id == d.now.base.id && d.orphan == nil {
 		return nil
 	}
-	b, err := openBase(e.dir, d.name)
+	b, err := openBase(e.dir, d.name, e.opts.layout)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,8 @@ type Options struct {
 
 	LockWait time.Duration // how long Open waits for the previous owner's lock; default 10 s
 
-	idle time.Duration // without writes before a checkpoint; default 2 s; tests shorten it
+	idle   time.Duration // without writes before a checkpoint; default 2 s; tests shorten it
+	layout layout        // of indexes; tests make them sparse
 }
 
 // Engine owns a tenant's data directory. Its methods may be called from any
@@ -100,6 +101,9 @@ func Open(opts Options) (*Engine, error) {
 	}
 	if opts.idle == 0 {
 		opts.idle = 2 * time.Second
+	}
+	if opts.layout == (layout{}) {
+		opts.layout = defaultLayout
 	}
 	e := &Engine{
 		opts:    opts,

@@ -52,6 +52,7 @@ type seqRange struct{ from, to uint64 }
 func openOffline(path string) (*offline, error) {
 	o := &offline{
 		engine: &Engine{
+			opts:  Options{layout: defaultLayout},
 			log:   zap.NewNop(),
 			docs:  make(map[string]*document),
 			dirty: make(map[*document]struct{}),
@@ -308,7 +309,7 @@ func (o *offline) restore(name string) *offlineDocument {
 		delete(e.dirty, d)
 		return &offlineDocument{name: name, served: d.now, err: d.failure, orphan: d.orphan, close: d.close}
 	}
-	b, err := openBase(e.dir, name)
+	b, err := openBase(e.dir, name, e.opts.layout)
 	if err != nil {
 		return &offlineDocument{name: name, err: err, close: func() {}}
 	}

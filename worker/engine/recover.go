@@ -208,7 +208,7 @@ func (e *Engine) restore(name string, h *history) {
 	for s, seq := range h.spans {
 		s.last[d] = seq
 	}
-	b, err := openBase(e.dir, name)
+	b, err := openBase(e.dir, name, e.opts.layout)
 	if err != nil {
 		d.failure = err
 		d.failureID, _ = e.dir.stat(d.file())

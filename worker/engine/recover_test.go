@@ -212,7 +212,7 @@ func TestReplaceCrashPoints(t *testing.T) {
 			}
 			b, err := temp.base(0)
 			if err == nil {
-				err = b.parse()
+				err = b.parse(defaultLayout)
 			}
 			if err != nil {
 				t.Fatal(err)

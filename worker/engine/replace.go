@@ -28,7 +28,7 @@ func (e *Engine) Replace(ctx context.Context, document string, body io.Reader, q
 	if err != nil {
 		return Result{}, err
 	}
-	if err := guard(b.parse); err != nil {
+	if err := guard(func() error { return b.parse(e.opts.layout) }); err != nil {
 		b.release()
 		return Result{}, err
 	}

@@ -115,10 +115,10 @@ func (e *Engine) count(name string) (info Info, exists bool, err error) {
 	if id.regular {
 		info.Bytes = id.size
 	}
-	if b, err := openBase(e.dir, name); err != nil {
+	if b, err := openBase(e.dir, name, e.opts.layout); err != nil {
 		info.Err = err
 	} else {
-		info.Scrolls = int64(len(b.index))
+		info.Scrolls = int64(b.index.scrolls)
 		b.release()
 	}
 	e.mu.Lock()
