@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -37,6 +38,7 @@ func (e *Engine) checkpointDue() time.Duration {
 	now, wait := time.Now(), time.Hour
 	var due []*document
 	e.mu.Lock()
+	e.pressLocked(now)
 	for d := range e.dirty {
 		at := d.wrote.Add(e.idle(d))
 		if d.urgent {
@@ -49,9 +51,16 @@ func (e *Engine) checkpointDue() time.Duration {
 			wait = min(wait, at.Sub(now))
 		} else {
 			due = append(due, d)
+			d.pins.Add(1)
 		}
 	}
 	e.mu.Unlock()
+	defer func() {
+		for _, d := range due {
+			d.unpin()
+		}
+	}()
+	slices.SortFunc(due, byUse)
 	for _, d := range due {
 		select {
 		case <-e.quit:
@@ -62,6 +71,9 @@ func (e *Engine) checkpointDue() time.Duration {
 			e.log.Warn("checkpoint failed; the changes stay in the log", zap.String("document", d.name), zap.Error(err))
 			e.mu.Lock()
 			d.retry = time.Now().Add(retryAfter)
+			d.edited = errors.Is(err, ErrChanged)
+			e.account(d)
+			e.memory.wakeLocked()
 			e.mu.Unlock()
 			wait = min(wait, retryAfter)
 		}
@@ -115,6 +127,7 @@ func (e *Engine) checkpointLocked(d *document) error {
 	defer func() {
 		e.mu.Lock()
 		d.touched = nil
+		e.account(d)
 		e.mu.Unlock()
 	}()
 
@@ -214,6 +227,7 @@ func (e *Engine) follow(d *document, c *content) {
 		}
 		now, touched := d.now.snapshot(), d.touched
 		d.touched = make(map[phext.Coordinate]struct{})
+		e.account(d)
 		e.mu.Unlock()
 		c.takeFrom(now, touched)
 		now.release()
@@ -241,12 +255,13 @@ func (e *Engine) rebase(d *document, c *content, logged int64) (*batch, error) {
 	d.next = identity{}
 	old.release()
 	rest := d.logged - logged
-	d.urgent = false
+	d.urgent, d.edited, d.touched = false, false, nil
 	if c.seq == c.base.record.seq {
 		e.clean(d)
 	} else {
 		c.modified = true
 		d.logged = rest
+		e.account(d)
 	}
 	return e.submit(d, opBase, c.base.record)
 }

@@ -188,7 +188,10 @@ func (e *Engine) commit(b *batch) {
 	close(b.done)
 	e.woken = len(b.records)
 	e.quiet.Reset(quietAfter)
-	if err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase })) {
+	tidy := err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase }))
+	// A document refers to its last batch for as long as it is open.
+	b.records, b.docs, b.states = nil, nil, nil
+	if tidy {
 		e.wal.rotated = false
 		notify(e.untidy)
 	}
@@ -204,7 +207,7 @@ func (e *Engine) trim() {
 		return
 	}
 	e.mu.Lock()
-	unsaved := e.wal.oldest().unsaved()
+	unsaved := e.wal.oldest().unsaved(e.docs)
 	if len(e.wal.segments) > crowded {
 		for _, d := range unsaved {
 			if !d.urgent {
@@ -236,7 +239,7 @@ func (e *Engine) mark() {
 	}
 	e.seq++
 	seq := e.seq
-	disposable := len(e.dirty) == 0 && e.wal.disposable()
+	disposable := len(e.dirty) == 0 && e.wal.disposable(e.docs)
 	e.mu.Unlock()
 	if disposable && e.wal.used > rotateAt/8 {
 		if err := e.wal.empty(seq); err != nil {

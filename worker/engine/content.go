@@ -31,6 +31,7 @@ type content struct {
 	gaps  *btree.BTreeG[gap]
 	size  int64 // bytes of the document's text
 	count int64 // scrolls
+	held  int64 // bytes of memory that over takes
 	seq   uint64
 	time  time.Time // of the last change
 
@@ -62,7 +63,7 @@ func newContent(b *base) *content {
 func (c *content) snapshot() *content {
 	c.base.refs.Add(1)
 	return &content{base: c.base, over: c.over.Copy(), gaps: c.gaps.Copy(),
-		size: c.size, count: c.count, seq: c.seq, time: c.time, modified: c.modified}
+		size: c.size, count: c.count, held: c.held, seq: c.seq, time: c.time, modified: c.modified}
 }
 
 func (c *content) release() { c.base.release() }
@@ -160,12 +161,18 @@ func (c *content) neighbours(at phext.Coordinate) (prev, next phext.Coordinate, 
 // set makes text the scroll at a place. The size must be sizeWith's; text must
 // not change afterwards.
 func (c *content) set(at phext.Coordinate, text []byte, size int64) {
+	var was entry
 	had := false
 	if len(text) == 0 {
-		_, had = c.over.Delete(entry{place: at.Place()})
+		was, had = c.over.Delete(entry{place: at.Place()})
 	} else {
-		_, had = c.over.Set(entry{at.Place(), text})
+		is := entry{at.Place(), text}
+		was, had = c.over.Set(is)
 		c.count++
+		c.held += is.bytes()
+	}
+	if had {
+		c.held -= was.bytes()
 	}
 	if !had {
 		if s, ok := c.base.find(c.base.start(), at.Place()); ok {

@@ -23,6 +23,9 @@ type document struct {
 	io   sync.Mutex   // held by whoever reads or replaces the file
 	gate sync.RWMutex // shared by writers; held to keep them out
 
+	pins atomic.Int32  // uses under way, which keep it open; taken under the engine's mu
+	used atomic.Uint64 // the engine's clock at the last use
+
 	// state is what readers see: the newest version that is durable. Whoever
 	// commits replaces it, in the order of the log.
 	state atomic.Pointer[content]
@@ -40,6 +43,9 @@ type document struct {
 	wrote   time.Time                     // the last change, for the idle checkpoint
 	urgent  bool                          // checkpoint as soon as possible
 	retry   time.Time                     // not before this, after a checkpoint failed
+	edited  bool                          // so that no checkpoint can be written
+	held    int64                         // bytes of memory that it is accounted with
+	stuck   int64                         // of these, until a checkpoint is written
 
 	// orphan holds changes found in the log whose file was edited or went away
 	// before they could be applied to it. It is nil but in that case; until
@@ -47,6 +53,14 @@ type document struct {
 	orphan *content
 
 	segment uint64 // the last one with a base record; guarded by the engine's committing
+}
+
+func (d *document) unpin() { d.pins.Add(-1) }
+
+// lacks reports whether the file may lack changes up to a sequence. The caller
+// holds the engine's mu.
+func (d *document) lacks(seq uint64) bool {
+	return d.orphan != nil || d.now != nil && d.now.base.record.seq < seq
 }
 
 func (d *document) file() string { return d.name + wire.DocumentExt }
@@ -91,47 +105,71 @@ func (d *document) close() {
 	}
 }
 
-// find returns an open document. Without create, it returns nil where there is
-// neither a file nor a change.
+// find returns an open document, which stays open until the caller unpins it.
+// Without create, it returns nil where there is neither a file nor a change.
 func (e *Engine) find(name string, create bool) (*document, error) {
 	if err := wire.CheckDocument(name); err != nil {
 		return nil, err
 	}
+	d, err := e.pin(name, false)
+	if err == nil && d == nil && !create {
+		var id identity
+		if id, err = e.dir.stat(name + wire.DocumentExt); err != nil {
+			return nil, e.documentError(name, err)
+		}
+		if !id.exists {
+			return nil, nil
+		}
+	}
+	if err == nil && d == nil {
+		d, err = e.pin(name, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := e.prepare(d); err != nil {
+		d.unpin()
+		return nil, err
+	}
+	return d, nil
+}
+
+// pin returns the document of this name and keeps it from being closed. Without
+// create, it returns nil where none is open.
+func (e *Engine) pin(name string, create bool) (*document, error) {
 	e.mu.Lock()
-	d, closing := e.docs[name], e.closing
-	e.mu.Unlock()
-	if closing {
+	defer e.mu.Unlock()
+	d := e.docs[name]
+	switch {
+	case e.closing:
 		return nil, ErrClosed
+	case d == nil && !create:
+		return nil, nil
+	case d == nil:
+		d = &document{name: name}
+		e.docs[name] = d
 	}
-	if d == nil {
-		if !create {
-			id, err := e.dir.stat(name + wire.DocumentExt)
-			if err != nil {
-				return nil, e.documentError(name, err)
-			}
-			if !id.exists {
-				return nil, nil
-			}
-		}
-		e.mu.Lock()
-		if d = e.docs[name]; d == nil {
-			d = &document{name: name}
-			e.docs[name] = d
-		}
-		e.mu.Unlock()
+	d.pins.Add(1)
+	if now := e.memory.clock; d.used.Load() != now {
+		d.used.Store(now)
 	}
+	return d, nil
+}
+
+// prepare makes sure that a document is open.
+func (e *Engine) prepare(d *document) error {
 	c := d.state.Load()
 	if c == nil {
-		return d, e.load(d)
+		return e.load(d)
 	}
 	if !c.exists() {
 		// A file that a person places is served without being asked for,
 		// since there is nothing that it could contradict.
 		if id, err := e.dir.stat(d.file()); err == nil && id.exists {
-			return d, e.reload(d)
+			return e.reload(d)
 		}
 	}
-	return d, nil
+	return nil
 }
 
 func (e *Engine) documentError(name string, err error) error {
@@ -141,7 +179,7 @@ func (e *Engine) documentError(name string, err error) error {
 	return &DocumentError{name, err}
 }
 
-// load opens a document's file for the first time.
+// load opens a document's file.
 func (e *Engine) load(d *document) error {
 	d.io.Lock()
 	defer d.io.Unlock()
@@ -161,8 +199,18 @@ func (e *Engine) load(d *document) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	known := e.counts[d.name]
 	e.adopt(d, b)
+	if known.seq > 0 && known.id == b.id {
+		// It was open before, and is what it was when it was closed.
+		b.record.seq, d.now.seq = known.seq, known.seq
+	}
 	d.publish(d.now.snapshot())
+	e.memory.clock++
+	d.used.Store(e.memory.clock)
+	if e.memory.held > e.opts.Memory {
+		e.closeUnusedLocked(0)
+	}
 	return nil
 }
 
@@ -183,8 +231,9 @@ func (e *Engine) adopt(d *document, b *base) {
 
 // clean notes that a document's file holds all its changes.
 func (e *Engine) clean(d *document) {
-	d.logged, d.urgent, d.touched, d.retry = 0, false, nil, time.Time{}
+	d.logged, d.urgent, d.edited, d.touched, d.retry = 0, false, false, nil, time.Time{}
 	delete(e.dirty, d)
+	e.account(d)
 }
 
 // Reload makes a file that was edited by hand the document. Changes that were
@@ -198,6 +247,7 @@ func (e *Engine) Reload(ctx context.Context, document string) error {
 	if err != nil || d == nil {
 		return err
 	}
+	defer d.unpin()
 	return e.reload(d)
 }
 

@@ -45,6 +45,11 @@ type Options struct {
 
 	LockWait time.Duration // how long Open waits for the previous owner's lock; default 10 s
 
+	// Memory is how many bytes open documents may hold: indexes, small files and
+	// changes that are not in the files yet. Beyond it documents are closed, and
+	// writers wait for checkpoints. Default 64 MiB.
+	Memory int64
+
 	idle   time.Duration // without writes before a checkpoint; default 2 s; tests shorten it
 	layout layout        // of indexes; tests make them sparse
 }
@@ -69,7 +74,8 @@ type Engine struct {
 	closing bool   // no more writes from outside
 	stopped bool   // no more at all
 	warned  bool   // that the quota is nearly used up
-	err     error  // why the log failed
+	memory  memory
+	err     error // why the log failed
 
 	failed chan struct{}
 	wake   chan struct{} // the committer has a batch to commit
@@ -101,6 +107,9 @@ func Open(opts Options) (*Engine, error) {
 	}
 	if opts.idle == 0 {
 		opts.idle = 2 * time.Second
+	}
+	if opts.Memory == 0 {
+		opts.Memory = 64 << 20
 	}
 	if opts.layout == (layout{}) {
 		opts.layout = defaultLayout
@@ -187,6 +196,7 @@ func (e *Engine) fail(err error) {
 	if first {
 		e.err = err
 		close(e.failed)
+		e.memory.wakeLocked()
 	}
 	e.mu.Unlock()
 	if first {
@@ -202,6 +212,7 @@ func (e *Engine) Close() error {
 	e.closeOnce.Do(func() {
 		e.mu.Lock()
 		e.closing = true
+		e.memory.wakeLocked()
 		e.mu.Unlock()
 		close(e.quit)
 		e.checkpointer.Wait()
@@ -212,7 +223,7 @@ func (e *Engine) Close() error {
 			}
 		}
 		e.stopCommitter()
-		if e.Err() == nil && len(e.dirty) == 0 && e.wal.disposable() {
+		if e.Err() == nil && len(e.dirty) == 0 && e.wal.disposable(e.docs) {
 			if err := e.wal.empty(e.seq + 1); err != nil {
 				errs = append(errs, fmt.Errorf("empty the log: %w", err))
 			}
@@ -229,6 +240,7 @@ func (e *Engine) Close() error {
 func (e *Engine) stopCommitter() {
 	e.mu.Lock()
 	e.closing, e.stopped = true, true
+	e.memory.wakeLocked()
 	e.mu.Unlock()
 	close(e.drain)
 	e.committer.Wait()

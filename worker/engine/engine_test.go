@@ -137,12 +137,15 @@ func TestSecondOwnerIsRefused(t *testing.T) {
 // TestModel runs random operations over several documents, with restarts,
 // crashes, checkpoints and reloads, beside a plain map.
 func TestModel(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(9) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			r := rand.New(rand.NewPCG(seed, 1))
 			dir := t.TempDir()
-			e := MustOpen(t, dir)
+			opts := options(dir)
+			opts.layout = []layout{defaultLayout, sparse, {dense: 4, block: 100}}[seed%3]
+			opts.Memory = []int64{0, 1, 10_000}[seed/3]
+			e := MustOpenWith(t, opts)
 			names := []string{"a", "b", "längere name"}
 			docs := map[string]shadow{}
 			for _, name := range names {
@@ -171,11 +174,11 @@ func TestModel(t *testing.T) {
 				case 11:
 					if r.IntN(4) == 0 {
 						MustClose(t, e)
-						e = MustOpen(t, dir)
+						e = MustOpenWith(t, opts)
 					}
 				case 12:
 					e.abort()
-					e = MustOpen(t, dir)
+					e = MustOpenWith(t, opts)
 				case 13:
 					err = e.Reload(ctx, name)
 				case 14:
@@ -192,6 +195,7 @@ func TestModel(t *testing.T) {
 					t.Fatal(err)
 				}
 				docs[name].check(t, e, name)
+				checkMemory(t, e)
 			}
 			total := int64(0)
 			for name, s := range docs {

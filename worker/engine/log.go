@@ -39,8 +39,8 @@ type wal struct {
 type segment struct {
 	first uint64
 	size  int64
-	wrote time.Time            // when it was last written, of one found by Open
-	last  map[*document]uint64 // sequence of each document's last change in it
+	wrote time.Time         // when it was last written, of one found by Open
+	last  map[string]uint64 // sequence of each document's last change in it, by name
 }
 
 func (s *segment) name() string { return fmt.Sprintf("%s%016x", segmentPrefix, s.first) }
@@ -54,11 +54,11 @@ func parseSegment(name string) (first uint64, ok bool) {
 	return first, err == nil
 }
 
-// unsaved returns the documents with changes here that their files lack. The
-// caller holds the engine's mu.
-func (s *segment) unsaved() (docs []*document) {
-	for d, seq := range s.last {
-		if d.orphan != nil || d.now == nil || d.now.base.record.seq < seq {
+// unsaved returns the documents, of those open, with changes here that their
+// files lack. One that was closed has none. The caller holds the engine's mu.
+func (s *segment) unsaved(open map[string]*document) (docs []*document) {
+	for name, seq := range s.last {
+		if d := open[name]; d != nil && d.lacks(seq) {
 			docs = append(docs, d)
 		}
 	}
@@ -68,9 +68,9 @@ func (s *segment) unsaved() (docs []*document) {
 func (w *wal) oldest() *segment { return w.segments[0] }
 
 // disposable reports whether no segment holds a change that its file lacks.
-func (w *wal) disposable() bool {
+func (w *wal) disposable(open map[string]*document) bool {
 	for _, s := range w.segments {
-		if len(s.unsaved()) > 0 {
+		if len(s.unsaved(open)) > 0 {
 			return false
 		}
 	}
@@ -102,7 +102,7 @@ func (w *wal) begin(first uint64, alloc int64) (err error) {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	s := &segment{first: first, size: alloc, last: make(map[*document]uint64)}
+	s := &segment{first: first, size: alloc, last: make(map[string]uint64)}
 	if err := w.dir.rename(temp, w.dir, s.name()); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (w *wal) write(b *batch) error {
 				ops = []op{{kind: opBase, document: r.doc.name, file: b.base(r.doc)}, r.op}
 				r.doc.segment = current.first
 			}
-			current.last[r.doc] = r.seq
+			current.last[r.doc.name] = r.seq
 		}
 		w.buf = appendFrame(w.buf, w.epoch, r.seq, w.durable, ops...)
 	}

@@ -84,7 +84,7 @@ func (e *Engine) recover() error {
 func segmentsOf(names []string) (segments []*segment) {
 	for _, name := range names {
 		if first, ok := parseSegment(name); ok {
-			segments = append(segments, &segment{first: first, last: make(map[*document]uint64)})
+			segments = append(segments, &segment{first: first, last: make(map[string]uint64)})
 		}
 	}
 	slices.SortFunc(segments, func(a, b *segment) int { return cmp.Compare(a.first, b.first) })
@@ -206,7 +206,7 @@ func (e *Engine) restore(name string, h *history) {
 	d := &document{name: name}
 	e.docs[name] = d
 	for s, seq := range h.spans {
-		s.last[d] = seq
+		s.last[name] = seq
 	}
 	b, err := openBase(e.dir, name, e.opts.layout)
 	if err != nil {
@@ -247,6 +247,7 @@ func (e *Engine) orphan(d *document, h *history) {
 			d.orphan.replay(ch.op, ch.seq)
 		}
 	}
+	e.account(d)
 	e.log.Warn("document was edited on disk before its last changes were in the file; it takes no changes until it is loaded",
 		zap.String("document", d.name))
 }
@@ -274,7 +275,7 @@ func (e *Engine) logRecovered() error {
 
 // trimRecovered deletes the segments that a crash kept from being deleted.
 func (e *Engine) trimRecovered() {
-	for len(e.wal.segments) > 1 && len(e.wal.oldest().unsaved()) == 0 {
+	for len(e.wal.segments) > 1 && len(e.wal.oldest().unsaved(e.docs)) == 0 {
 		if err := e.wal.dropOldest(); err != nil {
 			e.log.Warn("a log segment that is not needed any more stays: " + err.Error())
 			return

@@ -19,6 +19,7 @@ func (e *Engine) Replace(ctx context.Context, document string, body io.Reader, q
 	if err != nil {
 		return Result{}, err
 	}
+	defer d.unpin()
 	t, err := e.receive(ctx, d, body, quota)
 	if err != nil {
 		return Result{}, err
@@ -183,6 +184,7 @@ func (e *Engine) Remove(ctx context.Context, document string) (Result, error) {
 	if d == nil {
 		return Result{}, ErrNotFound
 	}
+	defer d.unpin()
 	d.io.Lock()
 	defer d.io.Unlock()
 	d.gate.Lock()

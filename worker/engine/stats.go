@@ -30,7 +30,11 @@ type Stats struct {
 type counted struct {
 	id   identity
 	info Info
+	seq  uint64 // up to which the file holds its changes; 0 where it was not open yet
 }
+
+// same reports whether no other file was counted meanwhile.
+func (c counted) same(d counted) bool { return c.id == d.id && c.seq == d.seq }
 
 // List describes every document, by name. A document that was not opened yet is
 // read once, to count its scrolls, and not kept open.
@@ -88,14 +92,26 @@ func (e *Engine) List() ([]Info, error) {
 
 // forget takes documents off the total that were removed by hand.
 func (e *Engine) forget(onDisk map[string]bool) {
+	gone := make(map[string]counted)
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for name, size := range e.sizes {
+	for name := range e.sizes {
 		if !onDisk[name] {
+			gone[name] = e.counts[name]
+		}
+	}
+	e.mu.Unlock()
+	for name, known := range gone {
+		// It may have been opened, written and closed since the listing.
+		if id, err := e.dir.stat(name + wire.DocumentExt); err != nil || id.exists {
+			continue
+		}
+		e.mu.Lock()
+		if size, closed := e.sizes[name]; closed && e.counts[name].same(known) {
 			e.total -= size
 			delete(e.sizes, name)
 			delete(e.counts, name)
 		}
+		e.mu.Unlock()
 	}
 }
 
@@ -123,8 +139,8 @@ func (e *Engine) count(name string) (info Info, exists bool, err error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.counts[name] = counted{id, info}
-	if d := e.docs[name]; d == nil || d.now == nil {
+	if d := e.docs[name]; (d == nil || d.now == nil) && e.counts[name].same(known) {
+		e.counts[name] = counted{id: id, info: info}
 		e.total += info.Bytes - e.sizes[name]
 		e.sizes[name] = info.Bytes
 	}

@@ -30,8 +30,12 @@ func (e *Engine) View(document string) (*View, error) {
 		return nil, err
 	}
 	if d == nil {
-		return &View{content: newContent(absent(0))}, nil
+		e.mu.Lock()
+		seq := e.seq
+		e.mu.Unlock()
+		return &View{content: newContent(absent(seq))}, nil
 	}
+	defer d.unpin()
 	c := d.published()
 	if c == nil {
 		return nil, ErrClosed
@@ -79,7 +83,7 @@ func (v *View) Checksum() string {
 }
 
 // Seq returns the sequence of the document's last change, or of the engine when
-// the document's file was opened.
+// the document's file was opened or found missing.
 func (v *View) Seq() uint64 { return v.content.seq }
 
 // Modified returns when the document last changed, in UTC.

@@ -60,10 +60,11 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	if err != nil || d == nil {
 		return Result{}, err
 	}
+	defer d.unpin()
 	if ch.kind == opPut {
 		ch.text = bytes.Clone(ch.text) // it stays
 	}
-	r, b, err := e.apply(d, ch)
+	r, b, err := e.applyWhenFree(ctx, d, ch)
 	if err != nil || b == nil {
 		return r, err
 	}
@@ -73,6 +74,22 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 		return r, b.err
 	case <-ctx.Done():
 		return Result{}, ctx.Err()
+	}
+}
+
+// applyWhenFree is apply that waits for memory, holding no lock.
+func (e *Engine) applyWhenFree(ctx context.Context, d *document, ch change) (Result, *batch, error) {
+	for {
+		r, b, err := e.apply(d, ch)
+		var full *fullError
+		if err == nil || !errors.As(err, &full) {
+			return r, b, err
+		}
+		select {
+		case <-full.freed:
+		case <-ctx.Done():
+			return Result{}, nil, ctx.Err()
+		}
 	}
 }
 
@@ -212,6 +229,9 @@ func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byt
 	if grow := size - c.size; ch.quota > 0 && grow > 0 && e.total+grow > ch.quota {
 		return Result{}, nil, nil, &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
 	}
+	if err := e.admitMemoryLocked(n); err != nil {
+		return Result{}, nil, nil, err
+	}
 	o := op{kind: ch.kind, document: d.name, at: ch.at}
 	var text []byte
 	switch {
@@ -244,6 +264,7 @@ func (e *Engine) soil(d *document, n int64) {
 	d.wrote = d.now.time
 	_, was := e.dirty[d]
 	e.dirty[d] = struct{}{}
+	e.account(d)
 	due := d.logged > max(1<<20, d.now.size/4) && !d.urgent
 	d.urgent = d.urgent || due
 	if !was || due {
