@@ -22,8 +22,8 @@ func init() {
 
 // App is the Caddy app named sq. It holds the tenants' registry and supervises
 // one worker process for each tenant that has been asked for. Both outlive a
-// config reload, whatever it changes: a running worker keeps its binary, socket
-// and response timeout until it ends, and all else holds at once.
+// config reload, whatever it changes: a running worker keeps its binary, socket,
+// memory and response timeout until it ends, and all else holds at once.
 type App struct {
 	// Config is the path of tenants.json. It is watched: a change is in force
 	// within a second, and a bad file leaves the last good one in force.
@@ -52,6 +52,14 @@ type App struct {
 	// MaxDocument is the largest document in bytes that may be put whole with
 	// PUT documents/{p}; a larger one is answered 413. Default: 1 GiB.
 	MaxDocument int64 `json:"max_document,omitempty"`
+
+	// MemoryMB is how many MiB each worker may hold documents in: indexes,
+	// small documents and changes that are not in the files yet. Beyond it a
+	// worker closes documents, least recently used first, and writes
+	// checkpoints early. Its process takes half as much again and up to 32 MiB
+	// more; large documents are mapped, which counts as the system's cache. A
+	// change holds for workers started from then on. Default: 64.
+	MemoryMB int `json:"memory_mb,omitempty"`
 
 	// CORSOrigins are the web origins whose pages may use the API, such as
 	// https://app.example.com. Default: every origin, as "*".
@@ -98,6 +106,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if a.MaxDocument == 0 {
 		a.MaxDocument = 1 << 30
+	}
+	if a.MemoryMB == 0 {
+		a.MemoryMB = wire.DefaultMemory
 	}
 	if a.StartTimeout == 0 {
 		a.StartTimeout = caddy.Duration(15 * time.Second)
@@ -148,6 +159,9 @@ func (a *App) Validate() error {
 	if a.MaxScroll > wire.MaxText || a.MaxDocument > wire.MaxDocument {
 		return fmt.Errorf("sq: max_scroll may be at most %d and max_document at most %d bytes, which is what a worker takes", wire.MaxText, wire.MaxDocument)
 	}
+	if err := checkMemory(a.MemoryMB); err != nil {
+		return fmt.Errorf("sq: memory_mb: %w", err)
+	}
 	for _, origin := range a.CORSOrigins {
 		if err := checkOrigin(origin); err != nil {
 			return fmt.Errorf("sq: cors_origin: %w", err)
@@ -170,6 +184,13 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	return a.runtime.release(a)
+}
+
+func checkMemory(mb int) error {
+	if mb < wire.MinMemory || mb > wire.MaxMemory {
+		return fmt.Errorf("%d is not from %d to %d MiB", mb, wire.MinMemory, wire.MaxMemory)
+	}
+	return nil
 }
 
 func setDefault(value *string, env, fallback string) {

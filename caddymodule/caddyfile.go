@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"math"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -9,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
+
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 func init() {
@@ -33,6 +36,7 @@ func init() {
 //	    worker           <path>
 //	    max_scroll       <size>
 //	    max_document     <size>
+//	    memory_mb        <MiB>
 //	    cors_origin      <origins...>
 //	    start_timeout    <duration>
 //	    response_timeout <duration>
@@ -79,6 +83,12 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 		return parseSize(d, &a.MaxScroll, args[0])
 	case "max_document":
 		return parseSize(d, &a.MaxDocument, args[0])
+	case "memory_mb":
+		mb, err := strconv.Atoi(args[0])
+		if err != nil || checkMemory(mb) != nil {
+			return d.Errf("sq: memory_mb %q is no number of MiB from %d to %d", args[0], wire.MinMemory, wire.MaxMemory)
+		}
+		a.MemoryMB = mb
 	case "cors_origin":
 		for _, origin := range args {
 			if err := checkOrigin(origin); err != nil {

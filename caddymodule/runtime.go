@@ -109,6 +109,7 @@ func (rt *runtime) use(a *App) error {
 		StartTimeout:    time.Duration(a.StartTimeout),
 		ResponseTimeout: time.Duration(a.ResponseTimeout),
 		DrainTimeout:    time.Duration(a.DrainTimeout),
+		MemoryMB:        a.MemoryMB,
 	}
 	if was != nil {
 		err = was.super.Update(cfg)

@@ -20,7 +20,7 @@ import (
 )
 
 const usage = `usage:
-  sq-worker serve -tenant ID -dir DIR [-answer-time DURATION] [-listen SOCKET]
+  sq-worker serve -tenant ID -dir DIR [-memory MB] [-answer-time DURATION] [-listen SOCKET]
   sq-worker version
 
 of a tenant's data directory that no worker has open:
@@ -62,6 +62,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 type config struct {
 	tenant string
 	dir    string
+	memory int    // MiB that documents may be held in
 	listen string // a socket to make instead of the inherited one
 
 	answerTime time.Duration
@@ -74,6 +75,7 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
 	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
+	flags.IntVar(&cfg.memory, "memory", wire.DefaultMemory, "`MB` of memory (MiB) for indexes, small documents and changes that are not in the files yet")
 	flags.StringVar(&cfg.listen, "listen", "", "for debugging without the edge: make this unix `socket` and serve until SIGTERM")
 	flags.DurationVar(&cfg.answerTime, "answer-time", time.Minute, "how long a client may take to read an answer, apart from a second for each 256 KiB of it")
 	if err := flags.Parse(args); err != nil {
@@ -87,6 +89,8 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 		err = fmt.Errorf("-tenant is missing")
 	case !filepath.IsAbs(cfg.dir):
 		err = fmt.Errorf("-dir %q is not an absolute path", cfg.dir)
+	case cfg.memory < wire.MinMemory || cfg.memory > wire.MaxMemory:
+		err = fmt.Errorf("-memory %d is not from %d to %d", cfg.memory, wire.MinMemory, wire.MaxMemory)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "sq-worker serve: %v\n%s", err, usage)

@@ -53,6 +53,7 @@ func TestArguments(t *testing.T) {
 		{"serve", 2, "-tenant is missing"},
 		{"serve -tenant acme", 2, `-dir "" is not an absolute path`},
 		{"serve -tenant acme -dir data", 2, `-dir "data" is not an absolute path`},
+		{"serve -tenant acme -dir /data -memory 7", 2, "-memory 7 is not from 8 to"},
 		{"serve -tenant acme -dir /data more", 2, `unexpected argument "more"`},
 		{"serve -key secret", 2, "flag provided but not defined: -key"},
 		{"version", 0, wire.ProductVersion + "\n"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -33,6 +34,10 @@ const (
 	drainTimeout = 10 * time.Second
 	failTimeout  = time.Second
 
+	// restOfMemory is what a worker needs beside its documents, in bytes: its
+	// code's data, stacks, and requests under way.
+	restOfMemory = 32 << 20
+
 	// maxProcs bounds the threads and the memory per CPU of a worker, of which
 	// a machine runs hundreds.
 	maxProcs = 4
@@ -49,6 +54,11 @@ func serve(cfg config) int {
 		logger.Warn("a crash of this worker could leave its memory in a core file", zap.Error(err))
 	}
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
+	// The runtime would let garbage double the heap. Half as much again as the
+	// documents may hold is left for it, or else the collector works harder. The
+	// limit is soft, and mappings of large documents are not in it.
+	memory := int64(cfg.memory) << 20
+	debug.SetMemoryLimit(memory + memory/2 + restOfMemory)
 
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
@@ -63,6 +73,7 @@ func serve(cfg config) int {
 		Dir:               cfg.dir,
 		Tenant:            cfg.tenant,
 		Logger:            logger,
+		Memory:            memory,
 		ObserveSync:       metrics.observeSync,
 		ObserveCheckpoint: metrics.observeCheckpoint,
 	})

@@ -52,7 +52,7 @@ const (
 
 func fakeWorker(tenant, dir string) {
 	signal.Ignore(syscall.SIGPIPE)
-	if got := os.Args[1:]; len(got) != 5 || got[1] != "-tenant" || got[3] != "-dir" || len(os.Environ()) != 0 {
+	if got := os.Args[1:]; len(got) != 7 || got[1] != "-tenant" || got[3] != "-dir" || got[5] != "-memory" || got[6] != "64" || len(os.Environ()) != 0 {
 		panic(fmt.Sprintf("arguments %q, environment %q", got, os.Environ()))
 	}
 	owned, err := os.OpenFile(filepath.Join(dir, "owner"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -150,7 +150,7 @@ func (g *generation) start() (*process, error) {
 		return nil, errStopped
 	}
 	cfg := g.super.cfg.Load()
-	p, err := spawn(cfg.Worker, g.socket, g.spec, g.tenant.logger)
+	p, err := spawn(cfg, g.socket, g.spec, g.tenant.logger)
 	if err != nil {
 		return nil, err
 	}

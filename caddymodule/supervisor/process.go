@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,7 @@ type process struct {
 }
 
 // spawn starts a worker with a new listening socket.
-func spawn(binary, socket string, spec Spec, logger *zap.Logger) (_ *process, err error) {
+func spawn(cfg *Config, socket string, spec Spec, logger *zap.Logger) (_ *process, err error) {
 	var theirs []*os.File // the worker's ends: listener, lifeline, ready, stderr
 	p := &process{exited: make(chan struct{})}
 	var stderr *os.File
@@ -80,8 +81,8 @@ func spawn(binary, socket string, spec Spec, logger *zap.Logger) (_ *process, er
 	theirs = append(theirs, errs)
 
 	p.cmd = &exec.Cmd{
-		Path: binary,
-		Args: []string{filepath.Base(binary), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir},
+		Path: cfg.Worker,
+		Args: []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(cfg.MemoryMB)},
 		// The edge's environment may hold secrets, and a worker needs none.
 		Env:        []string{},
 		Dir:        "/",

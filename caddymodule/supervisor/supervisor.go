@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 // Config is what a [Supervisor] is made of.
@@ -52,6 +54,10 @@ type Config struct {
 	// ResponseTimeout is how long a worker may take from the end of a request
 	// to the beginning of its answer. Default: 60 s.
 	ResponseTimeout time.Duration
+
+	// MemoryMB is how many MiB a worker may hold documents in. Default:
+	// wire.DefaultMemory.
+	MemoryMB int
 
 	// MaxStarts is how many workers may be starting at once; more wait their
 	// turn. Default: twice the number of CPUs.
@@ -88,13 +94,14 @@ func New(cfg Config) (*Supervisor, error) {
 }
 
 // Update checks cfg and puts it in force without ending a worker: its binary,
-// run directory and response timeout are those of the workers started from now
+// run directory, response timeout and memory are those of the workers started from now
 // on, the other timeouts hold at once. Logger and MaxStarts stay as they were. On
 // error nothing is changed.
 func (s *Supervisor) Update(cfg Config) error {
 	setDefault(&cfg.StartTimeout, 15*time.Second)
 	setDefault(&cfg.DrainTimeout, 20*time.Second)
 	setDefault(&cfg.ResponseTimeout, 60*time.Second)
+	setDefault(&cfg.MemoryMB, wire.DefaultMemory)
 
 	// Workers run in the root directory.
 	var err error

@@ -83,6 +83,14 @@ const (
 	MaxDocument = 16 << 30  // a document put whole
 )
 
+// The memory in MiB that a worker may hold documents in. How a worker keeps to it
+// is written in worker/engine/README.md.
+const (
+	DefaultMemory = 64
+	MinMemory     = 8
+	MaxMemory     = 1 << 20
+)
+
 // ProductVersion is what the version operation answers. A release sets it at
 // link time.
 var ProductVersion = "0.1.0"
