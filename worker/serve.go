@@ -34,9 +34,10 @@ const (
 	drainTimeout = 10 * time.Second
 	failTimeout  = time.Second
 
-	// restOfMemory is what a worker needs beside its documents, in bytes: its
-	// code's data, stacks, and requests under way.
-	restOfMemory = 32 << 20
+	// restOfMemory is what a worker needs beside its documents, in bytes: the
+	// runtime's own, stacks, and requests under way. A process of at most half
+	// as much again as its documents may hold and 32 MiB is what we promise.
+	restOfMemory = 24 << 20
 
 	// maxProcs bounds the threads and the memory per CPU of a worker, of which
 	// a machine runs hundreds.

@@ -189,14 +189,14 @@ func (e *Engine) commit(b *batch) {
 	e.woken = len(b.records)
 	e.quiet.Reset(quietAfter)
 	tidy := err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase }))
-	// A document refers to its last batch for as long as it is open.
-	b.records, b.docs, b.states = nil, nil, nil
 	if tidy {
 		e.wal.rotated = false
 		notify(e.untidy)
 	}
 	clear(b.records)
 	e.spare = b.records[:0]
+	// A document refers to its last batch for as long as it is open.
+	b.records, b.docs, b.states = nil, nil, nil
 }
 
 // trim deletes segments that no document needs, and hurries the documents that

@@ -379,7 +379,7 @@ func TestEditedDocumentHoldsNobodyUp(t *testing.T) {
 // TestThrash has readers, writers, whole replacements, removals, listings and
 // checkpoints meet documents that are closed all the time.
 func TestThrash(t *testing.T) {
-	const writers, rounds = 8, 60
+	const writers, rounds = 8, 40
 	for _, memory := range []int64{1, 30_000} {
 		t.Run(fmt.Sprint(memory), func(t *testing.T) {
 			dir := t.TempDir()
