@@ -350,7 +350,6 @@ func TestLargeDocument(t *testing.T) {
 	done = step("get after the checkpoint")
 	stream()
 	done()
-	done = step("drain")
 	w.checkPeak(memoryMB)
 	w.stop()
 	w = startByHand(t, dir, memoryMB)

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,12 +16,22 @@ import (
 // returns how many there are.
 func benchDocument(b *testing.B, dir string, size int) int {
 	n := size / 1000
-	scrolls := make([]phext.Scroll, n)
 	text := []byte(strings.Repeat("text ", 199))
-	for i := range scrolls {
-		scrolls[i] = phext.Scroll{At: benchPlace(i), Text: text}
+	f, err := os.OpenFile(filepath.Join(dir, "doc.phext"), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		b.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "doc.phext"), phext.AppendDocument(nil, scrolls), 0o600); err != nil {
+	defer f.Close()
+	w := bufio.NewWriterSize(f, 1<<20)
+	at := phext.Origin
+	var breaks []byte
+	for i := range n {
+		breaks = phext.AppendBreaks(breaks[:0], at, benchPlace(i))
+		w.Write(breaks)
+		w.Write(text)
+		at = benchPlace(i)
+	}
+	if err := w.Flush(); err != nil {
 		b.Fatal(err)
 	}
 	return n
@@ -48,25 +60,80 @@ func BenchmarkUpdate(b *testing.B) {
 	}
 }
 
-// BenchmarkOpen opens a document for the first time.
-func BenchmarkOpen(b *testing.B) {
-	for _, size := range []int{1_000_000, 10_000_000, 100_000_000} {
+// benchSizes runs one benchmark over documents of 1 MB to 1 GB, in scrolls of
+// 1 KB, and prints the exponent by which its time grows with the size: 1 is
+// linear.
+func benchSizes(b *testing.B, op func(b *testing.B, dir directory)) {
+	sizes := []int{1_000_000, 10_000_000, 100_000_000, 1_000_000_000}
+	var x, y []float64 // logarithms of size and of time
+	for _, size := range sizes {
 		b.Run(fmt.Sprintf("%dMB", size/1_000_000), func(b *testing.B) {
-			dir := b.TempDir()
-			benchDocument(b, dir, size)
-			d, err := openDirectory(dir)
+			path := b.TempDir()
+			benchDocument(b, path, size)
+			dir, err := openDirectory(path)
 			if err != nil {
 				b.Fatal(err)
 			}
-			defer d.f.Close()
+			defer dir.f.Close()
 			b.SetBytes(int64(size))
-			for b.Loop() {
-				base, err := openBase(d, "doc", defaultLayout)
-				if err != nil {
-					b.Fatal(err)
-				}
-				base.release()
+			op(b, dir)
+			if n := len(x); n == 0 || x[n-1] != math.Log(float64(size)) {
+				x, y = append(x, math.Log(float64(size))), append(y, 0)
 			}
+			y[len(y)-1] = math.Log(float64(b.Elapsed()) / float64(b.N))
 		})
 	}
+	b.Run("exponent", func(b *testing.B) {
+		if len(x) < 2 {
+			b.Skip("there is only one size")
+		}
+		mx, my := mean(x), mean(y)
+		var num, den float64
+		for i := range x {
+			num += (x[i] - mx) * (y[i] - my)
+			den += (x[i] - mx) * (x[i] - mx)
+		}
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(num/den, "exponent")
+	})
+}
+
+func mean(v []float64) (m float64) {
+	for _, n := range v {
+		m += n / float64(len(v))
+	}
+	return m
+}
+
+// BenchmarkOpen opens a document whose file is in the page cache.
+func BenchmarkOpen(b *testing.B) {
+	benchSizes(b, func(b *testing.B, dir directory) {
+		for b.Loop() {
+			base, err := openBase(dir, "doc", defaultLayout)
+			if err != nil {
+				b.Fatal(err)
+			}
+			base.release()
+		}
+	})
+}
+
+// BenchmarkTOC makes the table of contents of an open document.
+func BenchmarkTOC(b *testing.B) {
+	benchSizes(b, func(b *testing.B, dir directory) {
+		base, err := openBase(dir, "doc", defaultLayout)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer base.release()
+		c := newContent(base)
+		for b.Loop() {
+			var line []byte
+			c.scrolls(func(at phext.Coordinate, text []byte) bool {
+				line = append(at.Append(append(line[:0], "* "...)), ": "...)
+				line = phext.AppendSummary(line, text)
+				return true
+			})
+		}
+	})
 }

@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"math"
 	"testing"
-	"time"
 
 	"github.com/sqedge/sqedge/shared/phext"
 )
 
-// benchText returns about size bytes of scrolls of one length.
+// benchScrolls returns about size bytes of scrolls of one length.
 func benchScrolls(size, length int) []byte {
 	var text []byte
 	at, scroll := phext.Origin, bytes.Repeat([]byte("t"), length)
@@ -61,5 +60,3 @@ func BenchmarkIndex(b *testing.B) {
 		}
 	}
 }
-
-var _ = time.Now
