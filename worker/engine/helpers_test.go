@@ -173,19 +173,25 @@ func (s shadow) check(tb testing.TB, e *Engine, document string) {
 		tb.Fatalf("document %s has %d bytes, %d scrolls, checksum %s; want %d, %d, %s",
 			document, v.Bytes(), v.Count(), v.Checksum(), len(want), s.count(), phext.Checksum(want))
 	}
+	s.checkScrolls(tb, v)
+}
+
+// checkScrolls compares a view's scrolls, one by one, with the model's.
+func (s shadow) checkScrolls(tb testing.TB, v *View) {
+	tb.Helper()
 	n := int64(0)
 	for at, text := range v.Scrolls() {
 		if s[at] != string(text) {
-			tb.Fatalf("document %s has %q at %v, want %q", document, text, at, s[at])
+			tb.Fatalf("the document has %q at %v, want %q", text, at, s[at])
 		}
 		n++
 	}
-	if n != s.count() {
-		tb.Fatalf("document %s yields %d scrolls, want %d", document, n, s.count())
+	if n != s.count() || v.Count() != n {
+		tb.Fatalf("the document yields %d scrolls and counts %d, want %d", n, v.Count(), s.count())
 	}
 	for at, text := range s {
 		if got := v.Select(at); string(got) != text {
-			tb.Fatalf("document %s selects %q at %v, want %q", document, got, at, text)
+			tb.Fatalf("the document selects %q at %v, want %q", got, at, text)
 		}
 	}
 }
