@@ -132,12 +132,20 @@ type worker struct {
 	client   *http.Client
 	lifeline *os.File
 	ready    string // the line on the ready pipe
+	path     string // of the socket
 	stderr   *bytes.Buffer
 }
 
 func startWorker(t *testing.T, dir string) *worker {
 	t.Helper()
 	socket := mustListen(t)
+	defer socket.Close()
+	return startWorkerAt(t, dir, socket)
+}
+
+// startWorkerAt starts a worker at a socket that may outlive it.
+func startWorkerAt(t *testing.T, dir string, socket *os.File) *worker {
+	t.Helper()
 	addr, err := net.FileListener(socket)
 	if err != nil {
 		t.Fatal(err)
@@ -153,22 +161,22 @@ func startWorker(t *testing.T, dir string) *worker {
 		t.Fatal(err)
 	}
 	w := &worker{Cmd: command(t, "serve", "-tenant", "acme", "-dir", dir), lifeline: lifeline, stderr: new(bytes.Buffer)}
-	w.Env = []string{}
+	w.Env = []string{"GORACE=atexit_sleep_ms=0"} // else one of a race build lingers for a second
 	w.Stderr = w.stderr
 	w.ExtraFiles = []*os.File{socket, lifelineRead, readyWrite}
 	if err := w.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range w.ExtraFiles {
-		f.Close()
-	}
+	lifelineRead.Close()
+	readyWrite.Close()
 	t.Cleanup(func() {
 		w.Process.Kill()
 		w.Wait()
 		lifeline.Close()
-		ready.Close()
 	})
 	w.ready, _ = bufio.NewReader(ready).ReadString('\n')
+	ready.Close()
+	w.path = path
 	w.client = unixClient(path)
 	return w
 }
