@@ -334,7 +334,8 @@ func (e *Engine) saveConflict(d *document, c *content) error {
 }
 
 // freeName returns a document name made of name, infix and the time in UTC that
-// has no file in dir, short enough to be a document's.
+// has no file in dir, short enough to be a document's. A document that is open is
+// one even if only the log knows it.
 func (e *Engine) freeName(dir directory, name, infix string) (string, error) {
 	suffix := infix + time.Now().UTC().Format("20060102T150405Z")
 	for i := 1; ; i++ {
@@ -353,7 +354,10 @@ func (e *Engine) freeName(dir directory, name, infix string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if !id.exists {
+		e.mu.Lock()
+		_, open := e.docs[stem+free]
+		e.mu.Unlock()
+		if !id.exists && !open {
 			return stem + free, nil
 		}
 	}

@@ -128,6 +128,20 @@ func TestEditWithUnsavedChanges(t *testing.T) {
 	check(e)
 }
 
+// TestFreeNameIsNoDocuments: the document that keeps unsaved changes must not be
+// one that only the log knows.
+func TestFreeNameIsNoDocuments(t *testing.T) {
+	e := MustOpen(t, t.TempDir())
+	name, err := e.freeName(e.dir, "a", ".conflict-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	MustPut(t, e, name, origin, "has no file yet")
+	if again, err := e.freeName(e.dir, "a", ".conflict-"); err != nil || again == name {
+		t.Errorf("%q is free though it is a document, %v", again, err)
+	}
+}
+
 // TestEditAfterCrash: the file is edited, or removed, while no worker runs and
 // the log holds changes for the old one.
 func TestEditAfterCrash(t *testing.T) {
