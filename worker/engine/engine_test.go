@@ -134,9 +134,10 @@ func TestSecondOwnerIsRefused(t *testing.T) {
 	}
 }
 
-// TestModel runs random operations over several documents, with restarts,
-// crashes, checkpoints and reloads, beside a plain map.
-func TestModel(t *testing.T) {
+// TestModelInLittleMemory runs random operations over several documents, with
+// restarts, crashes, checkpoints and reloads, beside a plain map: with indexes of
+// each form, and with budgets so small that documents are closed all the time.
+func TestModelInLittleMemory(t *testing.T) {
 	for seed := range uint64(9) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()

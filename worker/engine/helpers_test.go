@@ -204,7 +204,7 @@ func near(r *rand.Rand) phext.Coordinate {
 	for range 1 + r.IntN(2) {
 		at[r.IntN(phext.Dimensions)] = uint16(1 + r.IntN(4))
 	}
-	if r.IntN(50) == 0 {
+	if r.IntN(500) == 0 {
 		at[r.IntN(phext.Dimensions)] = uint16(1 + r.IntN(phext.Max))
 	}
 	return at

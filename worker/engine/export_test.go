@@ -1,0 +1,25 @@
+package engine
+
+import "go.uber.org/zap"
+
+// What the model test, which is outside of the package to reach it through the
+// api, needs of it.
+
+type Shadow = shadow
+
+var (
+	Crash = (*Engine).abort
+	Near  = near
+	Words = words
+)
+
+func (s shadow) Document() []byte { return s.document() }
+func (s shadow) Count() int64     { return s.count() }
+
+// OpenIdle opens an engine that checkpoints no document because it is idle.
+func OpenIdle(dir string) (*Engine, error) {
+	return Open(Options{Dir: dir, Tenant: "test", Logger: zap.NewNop(), idle: never})
+}
+
+// CheckpointNow writes the file of a document that is open.
+func CheckpointNow(e *Engine, document string) error { return e.checkpoint(e.docs[document]) }
