@@ -12,12 +12,16 @@ import (
 // file must be a valid phext, and no open may be refused.
 func TestKill(t *testing.T) {
 	kills := 100
-	if testing.Short() {
+	switch {
+	case os.Getenv("SQ_TEST") == "nightly":
+		kills = 1000
+	case testing.Short():
 		kills = 10
 	}
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	var told acknowledged
+	start := time.Now()
 	total := 0
 	for kill := range kills {
 		after, lines := r.IntN(600), 0
@@ -38,7 +42,7 @@ func TestKill(t *testing.T) {
 			t.Fatalf("kill %d: %v", kill, err)
 		}
 	}
-	t.Logf("%d kills, %d acknowledged writes", kills, total)
+	t.Logf("%d kills, %d acknowledged writes, in %v", kills, total, time.Since(start))
 	if total < kills {
 		t.Errorf("only %d writes were acknowledged in %d runs", total, kills)
 	}
