@@ -279,7 +279,7 @@ const checkLimit = 2 * time.Minute // of the checker; it needs fractions of a se
 // their worker is killed again and again. There must be one order of all calls,
 // each between its start and its end, in which a scroll is a plain string.
 func TestLinearizable(t *testing.T) {
-	rounds := 5
+	rounds := 3
 	if os.Getenv("SQ_TEST") == "nightly" {
 		rounds = 100
 	}
