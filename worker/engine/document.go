@@ -325,8 +325,8 @@ func (e *Engine) saveConflict(d *document, c *content) error {
 		return err
 	}
 	e.mu.Lock()
+	e.total += t.size - e.sizes[name] // a file of this name may have been removed by hand
 	e.sizes[name] = t.size
-	e.total += t.size
 	e.mu.Unlock()
 	e.log.Warn("document was edited on disk before its last changes were in the file; they are kept in another document",
 		zap.String("document", d.name), zap.String("kept", name))

@@ -142,6 +142,34 @@ func TestFreeNameIsNoDocuments(t *testing.T) {
 	}
 }
 
+// TestConflictCountsOnce: the name under which changes are kept was a document's
+// that is gone, which the total still counts.
+func TestConflictCountsOnce(t *testing.T) {
+	dir := t.TempDir()
+	MustWriteFile(t, dir, "a.phext", "first")
+	e := MustOpen(t, dir)
+	MustAppend(t, e, "a", origin, " unsaved")
+	name, err := e.freeName(e.dir, "a", ".conflict-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	MustWriteFile(t, dir, name+".phext", "seen, then removed")
+	if _, err := e.Stats(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, name+".phext")); err != nil {
+		t.Fatal(err)
+	}
+	MustReplaceFile(t, dir, "a.phext", "edited")
+	if err := e.Reload(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	stats, err := e.Stats()
+	if want := int64(len("edited") + len("first unsaved")); err != nil || stats.StorageBytes != want {
+		t.Errorf("stats count %d bytes, %v; want %d", stats.StorageBytes, err, want)
+	}
+}
+
 // TestEditAfterCrash: the file is edited, or removed, while no worker runs and
 // the log holds changes for the old one.
 func TestEditAfterCrash(t *testing.T) {
