@@ -218,7 +218,7 @@ func (m *model) load(d *document) {
 	var found []string
 	for line := range strings.Lines(body) {
 		name, _, _ := strings.Cut(line, "\t")
-		if other := m.docs[name]; strings.HasPrefix(name, d.name+".conflict-") && (other == nil || !other.exists()) {
+		if other := m.docs[name]; strings.Contains(name, ".conflict-") && (other == nil || !other.exists()) {
 			found = append(found, name)
 		}
 	}
