@@ -321,7 +321,7 @@ func (e *Engine) saveConflict(d *document, c *content) error {
 		return err
 	}
 	t.renamed = true
-	if err := e.dir.sync(); err != nil {
+	if err := e.syncFolder(e.dir); err != nil {
 		return err
 	}
 	e.mu.Lock()

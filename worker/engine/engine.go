@@ -147,7 +147,7 @@ func (e *Engine) open() (err error) {
 	if e.dir, err = openDirectory(e.opts.Dir); err != nil {
 		return err
 	}
-	if e.control, err = e.dir.sub(controlFolder); err != nil {
+	if e.control, err = e.dir.sub(controlFolder, directory.sync); err != nil {
 		return err
 	}
 	if e.lock, err = e.control.lock(lockFile, e.opts.LockWait); err != nil {

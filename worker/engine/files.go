@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,21 +19,37 @@ import (
 type directory struct{ f *os.File }
 
 func openDirectory(path string) (directory, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := -1, error(unix.EINTR)
+	for err == unix.EINTR {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return directory{}, err
 	}
 	return directory{os.NewFile(uintptr(fd), "data directory")}, nil
 }
 
-// at calls fn with the descriptor, which stays open meanwhile.
+// at calls fn with the descriptor, which stays open meanwhile, and again as long
+// as a signal interrupts it: EINTR means that a call has done nothing.
+//
+// That holds for a sync, too. What a write back failed with is kept in the file
+// until a sync returns that very error, and no file system of a local disk can
+// be interrupted there; one that asks a server may be, but then has not looked
+// at that error yet. So a repeated sync cannot claim success for data that an
+// interrupted one was told is lost.
 func (d directory) at(fn func(fd int) error) error {
 	conn, err := d.f.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var inner error
-	if err := conn.Control(func(fd uintptr) { inner = fn(int(fd)) }); err != nil {
+	err = conn.Control(func(fd uintptr) {
+		inner = unix.EINTR
+		for inner == unix.EINTR {
+			inner = fn(int(fd))
+		}
+	})
+	if err != nil {
 		return err
 	}
 	return inner
@@ -54,13 +69,16 @@ func (d directory) open(name string, flags int) (*os.File, error) {
 	return file, err
 }
 
-// sub opens a folder of d, and makes it with mode 0700 where there is none.
-func (d directory) sub(name string) (directory, error) {
+// sub opens a folder of d. Where there is none it makes one, with mode 0700, and
+// calls sync for d, or what is synced in it could vanish with it.
+func (d directory) sub(name string, sync func(directory) error) (directory, error) {
 	err := d.at(func(dir int) error { return unix.Mkdirat(dir, name, 0o700) })
 	if err == nil {
-		err = d.sync() // or what is synced in it could vanish with it
+		err = sync(d)
+	} else if errors.Is(err, fs.ErrExist) {
+		err = nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err != nil {
 		return directory{}, fmt.Errorf("make folder %s: %w", name, err)
 	}
 	f, err := d.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -174,21 +192,12 @@ func (d directory) lock(name string, wait time.Duration) (*os.File, error) {
 			}
 		}
 		f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, err
 		}
 		if !time.Now().Before(deadline) {
 			return nil, ErrLocked
 		}
 		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// ignoreEINTR repeats a call that a signal interrupted before it did anything.
-func ignoreEINTR(fn func() error) error {
-	for {
-		if err := fn(); err != syscall.EINTR {
-			return err
-		}
 	}
 }

@@ -10,17 +10,13 @@ import (
 // syncData makes f's content durable, without its times. It is a variable for
 // one test, which acknowledges too early to see that a power cut shows it.
 var syncData = func(f *os.File) error {
-	return directory{f}.at(func(fd int) error {
-		return ignoreEINTR(func() error { return unix.Fdatasync(fd) })
-	})
+	return directory{f}.at(unix.Fdatasync)
 }
 
 // allocate reserves the blocks for bytes [from:to) of f, in one piece if it can.
 // It is a hint, except that a full disk is an error.
 func allocate(f *os.File, from, to int64) error {
-	err := directory{f}.at(func(fd int) error {
-		return ignoreEINTR(func() error { return unix.Fallocate(fd, 0, from, to-from) })
-	})
+	err := directory{f}.at(func(fd int) error { return unix.Fallocate(fd, 0, from, to-from) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil
 	}

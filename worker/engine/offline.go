@@ -120,9 +120,7 @@ func (o *offline) lock() (err error) {
 		return nil
 	}
 	if err == nil {
-		err = directory{e.lock}.at(func(fd int) error {
-			return ignoreEINTR(func() error { return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) })
-		})
+		err = directory{e.lock}.at(func(fd int) error { return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) })
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return ErrLocked

@@ -122,7 +122,7 @@ func (r *repair) fill(temp string, names []string) (err error) {
 		return err
 	}
 	defer r.out.f.Close()
-	if r.control, err = r.out.sub(controlFolder); err != nil {
+	if r.control, err = r.out.sub(controlFolder, directory.sync); err != nil {
 		return err
 	}
 	defer r.control.f.Close()

@@ -199,7 +199,7 @@ func (e *Engine) Remove(ctx context.Context, document string) (Result, error) {
 	if err := e.checkpointLocked(d); err != nil {
 		return Result{}, err
 	}
-	trash, err := e.dir.sub(trashFolder)
+	trash, err := e.dir.sub(trashFolder, e.syncFolder)
 	if err != nil {
 		return Result{}, err
 	}
