@@ -39,6 +39,9 @@ func (h *handler) explain(r *request, err error) *wire.Error {
 	case errors.Is(err, engine.ErrForeign):
 		return &wire.Error{Status: http.StatusConflict, Err: err,
 			Message: "nothing was done: the data directory holds a link, or another kind of file, where a folder or file of the worker's own must be"}
+	case engine.IsFull(err):
+		return &wire.Error{Status: http.StatusInsufficientStorage, Err: err,
+			Message: "the server's disk is full; this is not the tenant's quota: reads go on, writes wait for the operator to make room"}
 	case errors.As(err, &broken):
 		return &wire.Error{Status: http.StatusServiceUnavailable, Err: err,
 			Message: fmt.Sprintf("document %q cannot be served: %s", broken.Document, reason(err))}

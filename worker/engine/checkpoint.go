@@ -175,6 +175,7 @@ func (e *Engine) install(d *document, t *tempFile, file fileRecord) error {
 		return err
 	}
 	if err := e.control.rename(t.name(), e.dir, d.file()); err != nil {
+		e.unclaim(recordSize(d.name, 0))
 		return fmt.Errorf("rename the new file: %w", err)
 	}
 	t.renamed = true
@@ -182,15 +183,21 @@ func (e *Engine) install(d *document, t *tempFile, file fileRecord) error {
 }
 
 // announce logs and syncs the intent to make file the document's, unless a
-// person has changed the present one. With own, the intent's own record counts
-// as the last change that the file holds, and file.seq becomes its sequence.
+// person has changed the present one, and leaves a claim for the base record
+// that must follow. With own, the intent's own record counts as the last change
+// that the file holds, and file.seq becomes its sequence.
 func (e *Engine) announce(d *document, file *fileRecord, own bool) error {
 	id, err := e.dir.stat(d.file())
 	if err != nil {
 		return fmt.Errorf("look at the present file: %w", err)
 	}
+	claimed := 2 * recordSize(d.name, 0)
+	if err := e.claim(claimed); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	if id != d.now.base.id {
+		e.promised -= claimed
 		e.mu.Unlock()
 		return ErrChanged
 	}
@@ -210,7 +217,7 @@ func (e *Engine) announce(d *document, file *fileRecord, own bool) error {
 func (e *Engine) syncFolder(dir directory) error {
 	if err := dir.sync(); err != nil {
 		e.fail(fmt.Errorf("sync the data directory: %w", err))
-		return ErrFailed
+		return e.Err()
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ type record struct {
 // batch is what one write and one sync make durable.
 type batch struct {
 	records []record
+	claimed int64       // of the log's room, for them
 	docs    []*document // to publish once it is durable
 	states  []*content  // of docs, when the batch was taken
 	done    chan struct{}
@@ -39,11 +40,13 @@ func (b *batch) base(d *document) fileRecord {
 	return b.states[slices.Index(b.docs, d)].base.record
 }
 
-// add gives an operation its sequence and its place in the pending batch. The
-// caller holds mu; once it has released it, it must hasten or wake the committer.
-func (e *Engine) add(d *document, o op) *batch {
+// add gives an operation its sequence and its place in the pending batch, with
+// the room in the log that was claimed for it. The caller holds mu; once it has
+// released it, it must hasten or wake the committer.
+func (e *Engine) add(d *document, o op, claimed int64) *batch {
 	b := e.pending
 	e.seq++
+	b.claimed += claimed
 	b.records = append(b.records, record{e.seq, d, o})
 	if d.last != b {
 		d.last = b
@@ -53,12 +56,13 @@ func (e *Engine) add(d *document, o op) *batch {
 }
 
 // submit adds a base or intent record; it also publishes the document's present
-// state once that is durable. The caller holds mu.
+// state once that is durable. The caller holds mu and has claimed
+// recordSize(d.name, 0).
 func (e *Engine) submit(d *document, kind opKind, file fileRecord) (*batch, error) {
 	if err := e.usable(); err != nil {
 		return nil, err
 	}
-	b := e.add(d, op{kind: kind, document: d.name, file: file})
+	b := e.add(d, op{kind: kind, document: d.name, file: file}, recordSize(d.name, 0))
 	notify(e.wake)
 	return b, nil
 }
@@ -67,7 +71,7 @@ func (e *Engine) submit(d *document, kind opKind, file fileRecord) (*batch, erro
 func (e *Engine) usable() error {
 	switch {
 	case e.err != nil:
-		return ErrFailed
+		return e.err
 	case e.stopped:
 		return ErrClosed
 	}
@@ -171,6 +175,7 @@ func (e *Engine) commit(b *batch) {
 		start := time.Now()
 		if err = e.wal.write(b); err != nil {
 			e.fail(err)
+			err = e.Err()
 		} else if e.opts.ObserveSync != nil {
 			e.opts.ObserveSync(time.Since(start))
 		}
@@ -182,9 +187,11 @@ func (e *Engine) commit(b *batch) {
 			b.states[i].release()
 		}
 	}
-	if err != nil {
-		b.err = ErrFailed
-	}
+	e.mu.Lock()
+	e.promised -= b.claimed
+	e.free = e.wal.room()
+	e.mu.Unlock()
+	b.err = err
 	close(b.done)
 	e.woken = len(b.records)
 	e.quiet.Reset(quietAfter)
@@ -233,16 +240,17 @@ func (e *Engine) mark() {
 		return
 	}
 	e.mu.Lock()
-	if len(e.pending.records) > 0 {
+	if len(e.pending.records) > 0 || e.wal.room() < 0 {
 		e.mu.Unlock()
 		return
 	}
 	e.seq++
 	seq := e.seq
-	disposable := len(e.dirty) == 0 && e.wal.disposable(e.docs)
+	disposable := e.promised == 0 && len(e.dirty) == 0 && e.wal.disposable(e.docs)
+	e.free = 0 // nothing is promised of a segment that goes
 	e.mu.Unlock()
 	if disposable && e.wal.used > rotateAt/8 {
-		if err := e.wal.empty(seq); err != nil {
+		if err := e.wal.empty(seq); err != nil && !harmless(err) {
 			e.fail(fmt.Errorf("start a log segment: %w", err))
 			return
 		}
@@ -250,4 +258,7 @@ func (e *Engine) mark() {
 	if err := e.wal.mark(seq); err != nil {
 		e.fail(err)
 	}
+	e.mu.Lock()
+	e.free = e.wal.room()
+	e.mu.Unlock()
 }

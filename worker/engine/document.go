@@ -270,12 +270,18 @@ func (e *Engine) reload(d *document) error {
 	if err != nil {
 		return err
 	}
+	claimed := recordSize(d.name, 0)
+	if err := e.claim(claimed); err != nil {
+		b.release()
+		return err
+	}
 	ours := d.orphan
 	if d.now.modified {
 		ours = d.now
 	}
 	if ours != nil {
 		if err := e.saveConflict(d, ours); err != nil {
+			e.unclaim(claimed)
 			b.release()
 			return fmt.Errorf("save the changes of document %q beside the edited file: %w", d.name, err)
 		}

@@ -63,19 +63,21 @@ type Engine struct {
 	control directory // its .sq
 	lock    *os.File
 
-	mu      sync.Mutex // guards what follows; never held during I/O
-	docs    map[string]*document
-	dirty   map[*document]struct{} // that hold changes their file does not
-	sizes   map[string]int64       // of documents not opened yet
-	counts  map[string]counted
-	total   int64  // bytes of all documents
-	seq     uint64 // the last one given out
-	pending *batch // collects records until somebody commits it
-	closing bool   // no more writes from outside
-	stopped bool   // no more at all
-	warned  bool   // that the quota is nearly used up
-	memory  memory
-	err     error // why the log failed
+	mu       sync.Mutex // guards what follows; never held during I/O
+	docs     map[string]*document
+	dirty    map[*document]struct{} // that hold changes their file does not
+	sizes    map[string]int64       // of documents not opened yet
+	counts   map[string]counted
+	total    int64  // bytes of all documents
+	seq      uint64 // the last one given out
+	pending  *batch // collects records until somebody commits it
+	free     int64  // bytes that the log has for records
+	promised int64  // of them, to records that are not written yet
+	closing  bool   // no more writes from outside
+	stopped  bool   // no more at all
+	warned   bool   // that the quota is nearly used up
+	memory   memory
+	err      error // ErrFailed, and why the log failed
 
 	failed chan struct{}
 	wake   chan struct{} // the committer has a batch to commit
@@ -134,6 +136,7 @@ func Open(opts Options) (*Engine, error) {
 		e.releaseFiles()
 		return nil, fmt.Errorf("open data directory of tenant %s: %w", opts.Tenant, err)
 	}
+	e.free = e.wal.room()
 	e.committer.Go(e.commitLoop)
 	if err := e.logRecovered(); err != nil {
 		e.abort()
@@ -181,7 +184,7 @@ func documentOf(file string) (name string, ok bool) {
 // Failed is closed once writing the log has failed. The process must exit then.
 func (e *Engine) Failed() <-chan struct{} { return e.failed }
 
-// Err returns why the log failed, nil if it did not.
+// Err returns why the log failed, an [ErrFailed], or nil if it did not.
 func (e *Engine) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -194,7 +197,7 @@ func (e *Engine) fail(err error) {
 	e.mu.Lock()
 	first := e.err == nil
 	if first {
-		e.err = err
+		e.err = fmt.Errorf("%w: %w", ErrFailed, err)
 		close(e.failed)
 		e.memory.wakeLocked()
 	}
@@ -230,7 +233,7 @@ func (e *Engine) Close() error {
 		}
 		e.releaseFiles()
 		if err := e.Err(); err != nil {
-			errs = append(errs, fmt.Errorf("%w: %v", ErrFailed, err))
+			errs = append(errs, err)
 		}
 		e.closeErr = errors.Join(errs...)
 	})
@@ -244,6 +247,8 @@ func (e *Engine) stopCommitter() {
 	e.mu.Unlock()
 	close(e.drain)
 	e.committer.Wait()
+	e.committing.Lock() // until nobody makes room in the log
+	e.committing.Unlock()
 }
 
 // abort leaves everything as a crash would, apart from the lock.

@@ -3,6 +3,8 @@ package engine
 import (
 	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 )
 
 // Errors of opening an engine.
@@ -38,6 +40,13 @@ var (
 	// link, a folder, a pipe or the like.
 	ErrNotRegular = errors.New("it is not a regular file")
 )
+
+// IsFull reports whether err means that the disk, or what the system lets the
+// worker's user take of it, is full. Reads go on, and so do writes once there is
+// room again, unless err is an [ErrFailed] too.
+func IsFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
 
 // QuotaError says that a write would make the tenant's text exceed its quota.
 type QuotaError struct {

@@ -78,7 +78,8 @@ func (w *wal) disposable(open map[string]*document) bool {
 }
 
 // begin starts a segment whose first record will be first. It gets its name
-// only once its header is on disk, so a segment is never found without one.
+// only once its header is on disk, so a segment is never found without one; up
+// to then a failure, even of its sync, concerns a file that goes away again.
 func (w *wal) begin(first uint64, alloc int64) (err error) {
 	f, err := w.dir.temp()
 	if err != nil {
@@ -107,7 +108,7 @@ func (w *wal) begin(first uint64, alloc int64) (err error) {
 		return err
 	}
 	if err := w.dir.sync(); err != nil {
-		return err
+		return unsynced{err}
 	}
 	if w.f != nil {
 		w.f.Close()
@@ -144,18 +145,8 @@ func (w *wal) dropOldest() error {
 	return nil
 }
 
-// write makes a batch durable.
+// write makes a batch durable, for whose records there is room.
 func (w *wal) write(b *batch) error {
-	size := int64(0)
-	for _, r := range b.records {
-		size += int64(len(r.op.text)) + 512 // more than names, bases and headers take
-	}
-	if w.used > segmentHeader && w.used+size > rotateAt {
-		w.rotated = true
-		if err := w.begin(b.records[0].seq, firstAlloc); err != nil {
-			return fmt.Errorf("start a log segment: %w", err)
-		}
-	}
 	current := w.segments[len(w.segments)-1]
 	w.buf = w.buf[:0]
 	for _, r := range b.records {
@@ -190,9 +181,6 @@ func (w *wal) marked() bool { return w.used == segmentHeader || w.lastMark == w.
 // flush appends the buffer and syncs it. last is the sequence it ends with.
 func (w *wal) flush(last uint64) error {
 	name := w.segments[len(w.segments)-1].name()
-	if err := w.reserve(w.used + int64(len(w.buf)) + frameHeader); err != nil {
-		return fmt.Errorf("extend log segment %s: %w", name, err)
-	}
 	if _, err := w.f.WriteAt(w.buf, w.used); err != nil {
 		return fmt.Errorf("write log segment %s: %w", name, err)
 	}
@@ -214,15 +202,12 @@ func (w *wal) reserve(size int64) error {
 	if size <= w.alloc {
 		return nil
 	}
-	alloc := max(w.alloc, firstAlloc/2)
-	for alloc < size {
-		alloc = min(2*alloc, alloc+growBy)
-	}
+	alloc := enough(max(w.alloc, firstAlloc/2), size)
 	if err := preallocate(w.f, w.alloc, alloc); err != nil {
 		return err
 	}
 	if err := w.f.Sync(); err != nil {
-		return err
+		return unsynced{err}
 	}
 	w.bytes.Add(alloc - w.alloc)
 	w.segments[len(w.segments)-1].size = alloc

@@ -254,14 +254,28 @@ func (e *Engine) orphan(d *document, h *history) {
 
 // logRecovered says in the log which file each restored document turned out to
 // have, so that the segments before are no longer needed to know.
+//
+// A full disk keeps nobody from reading: without these records the log is read
+// again next time, to the same end.
 func (e *Engine) logRecovered() error {
+	var restored []*document
+	claimed := int64(0)
+	for _, d := range e.docs {
+		if d.orphan == nil {
+			restored = append(restored, d)
+			claimed += recordSize(d.name, 0)
+		}
+	}
+	if err := e.claim(claimed); harmless(err) {
+		e.log.Warn("the disk is full: documents can be read, writes are refused", zap.Error(err))
+		return nil
+	} else if err != nil {
+		return err
+	}
 	e.mu.Lock()
 	var last *batch
 	var err error
-	for _, d := range e.docs {
-		if d.orphan != nil {
-			continue
-		}
+	for _, d := range restored {
 		if last, err = e.submit(d, opBase, d.now.base.record); err != nil {
 			break
 		}

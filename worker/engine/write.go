@@ -135,18 +135,23 @@ func (e *Engine) order(d *document, ch change, space *room) (r Result, text []by
 		if err := e.admitLocked(d); err != nil {
 			return r, nil, nil, err
 		}
-		if ch.kind != opAppend || tries == maxTries || space.fits(d.now.get(ch.at), len(ch.text)) {
-			break
+		if ch.kind == opAppend && tries < maxTries && !space.fits(d.now.get(ch.at), len(ch.text)) {
+			space.pin(d.now, ch.at)
+			e.unlocked(func() { space.fill(len(ch.text)) })
+			continue
 		}
-		space.pin(d.now, ch.at)
-		e.unlocked(func() { space.fill(len(ch.text)) })
+		before := e.total
+		r, text, b, err = e.applyLocked(d, ch, space)
+		if err == errNoRoom {
+			if e.unlocked(func() { err = e.extend(recordSize(d.name, len(ch.text))) }); err == nil {
+				continue
+			}
+		}
+		if err == nil {
+			warn = e.watchQuotaLocked(ch.quota, before)
+		}
+		return r, text, b, err
 	}
-	before := e.total
-	r, text, b, err = e.applyLocked(d, ch, space)
-	if err == nil {
-		warn = e.watchQuotaLocked(ch.quota, before)
-	}
-	return r, text, b, err
 }
 
 // maxTries is how often a large scroll is copied without mu, only to find that
@@ -166,7 +171,7 @@ func (e *Engine) admitLocked(d *document) (err error) {
 	case err != nil:
 		return e.documentError(d.name, err)
 	case e.err != nil:
-		return ErrFailed
+		return e.err
 	case e.closing:
 		return ErrClosed
 	case !same:
@@ -233,6 +238,9 @@ func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byt
 		return Result{}, nil, nil, err
 	}
 	o := op{kind: ch.kind, document: d.name, at: ch.at}
+	if !e.claimLocked(recordSize(d.name, len(ch.text))) {
+		return Result{}, nil, nil, errNoRoom
+	}
 	var text []byte
 	switch {
 	case n == 0:
@@ -250,7 +258,7 @@ func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byt
 	if d.touched != nil {
 		d.touched[ch.at] = struct{}{}
 	}
-	b := e.add(d, o)
+	b := e.add(d, o, recordSize(d.name, len(ch.text)))
 	c.seq, r.Seq = e.seq, e.seq
 	e.soil(d, int64(len(ch.text)))
 	return r, text, b, nil
