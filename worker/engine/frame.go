@@ -291,6 +291,21 @@ func scanSegment(name string, data []byte, last bool, record func(seq uint64, op
 	return at, next, nil
 }
 
+// confirmed returns where the records of a segment end that one of them says
+// were synced. All of data verifies.
+func confirmed(data []byte, epoch [8]byte) int64 {
+	var durable uint64
+	for _, f := range frames(data[segmentHeader:], epoch) {
+		durable = f.durable
+	}
+	for at, f := range frames(data[segmentHeader:], epoch) {
+		if f.seq > durable {
+			return int64(segmentHeader + at)
+		}
+	}
+	return int64(len(data))
+}
+
 func zero(b []byte) bool {
 	for len(b) >= 8 {
 		if binary.LittleEndian.Uint64(b) != 0 {

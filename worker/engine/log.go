@@ -235,22 +235,28 @@ func preallocate(f *os.File, from, to int64) error {
 
 // resume goes on writing the last segment after used bytes. What follows them
 // is the rest of a torn batch, or nothing, and becomes zero.
+//
+// What no record says was synced may be in the kernel's cache alone. If the
+// process died before its sync, a sync is missing; if the sync failed, the cache
+// may call those pages clean, and a sync would do nothing and report success. So
+// they are written again first: what is served from now on is on disk.
 func (w *wal) resume(s *segment, epoch [8]byte, data []byte, used int64) error {
 	f, err := w.dir.open(s.name(), unix.O_RDWR)
 	if err != nil {
 		return err
 	}
 	w.f, w.epoch, w.used, w.alloc = f, epoch, used, int64(len(data))
+	from, to := confirmed(data[:used], epoch), used
 	if rest := data[used:]; !zero(rest) {
 		clear(rest)
-		if _, err := f.WriteAt(rest, used); err != nil {
-			return err
-		}
-	} else if used == segmentHeader {
+		to = int64(len(data))
+	}
+	if from == to {
 		return nil
 	}
-	// The process may have died between write and sync: what is served from
-	// now on must be on disk.
+	if _, err := f.WriteAt(data[from:to], from); err != nil {
+		return err
+	}
 	return f.Sync()
 }
 

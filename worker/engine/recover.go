@@ -69,6 +69,14 @@ func (e *Engine) recover() error {
 	if err != nil {
 		return err
 	}
+	// A process that died between a rename and its sync left a name that only
+	// the kernel's cache may know. One that ended well left an empty segment
+	// that is not its first.
+	if s := e.wal.oldest(); len(e.wal.segments) > 1 || e.wal.used > segmentHeader || s.first == 1 {
+		if err := errors.Join(e.dir.sync(), e.control.sync()); err != nil {
+			return fmt.Errorf("sync the data directory: %w", err)
+		}
+	}
 	if err := e.control.remove(quarantine); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the note of earlier damage: %w", err)
 	}
