@@ -141,6 +141,13 @@ func openBase(dir directory, document string, l layout) (*base, error) {
 	return b, nil
 }
 
+// lasting reports whether a file that could not be opened will not be until it
+// is changed. Other errors may pass.
+func lasting(err error) bool {
+	var bad *phext.TextError
+	return errors.Is(err, ErrNotRegular) || errors.As(err, &bad)
+}
+
 // loadBase reads or maps f, and leaves index and hash to the caller.
 func loadBase(f *os.File, id identity) (*base, error) {
 	b := &base{id: id}

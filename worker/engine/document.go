@@ -190,7 +190,7 @@ func (e *Engine) load(d *document) error {
 	if err != nil {
 		return e.documentError(d.name, err)
 	}
-	if d.failure != nil && d.failureID == id {
+	if d.failure != nil && d.failureID == id && (lasting(d.failure) || d.orphan != nil) {
 		return d.failure // scanned before and not changed since
 	}
 	b, err := openBase(e.dir, d.name, e.opts.layout)

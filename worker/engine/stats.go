@@ -140,7 +140,9 @@ func (e *Engine) count(name string) (info Info, exists bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if d := e.docs[name]; (d == nil || d.now == nil) && e.counts[name].same(known) {
-		e.counts[name] = counted{id: id, info: info}
+		if info.Err == nil || lasting(info.Err) {
+			e.counts[name] = counted{id: id, info: info}
+		}
 		e.total += info.Bytes - e.sizes[name]
 		e.sizes[name] = info.Bytes
 	}
