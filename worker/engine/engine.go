@@ -50,8 +50,9 @@ type Options struct {
 	// writers wait for checkpoints. Default 64 MiB.
 	Memory int64
 
-	idle   time.Duration // without writes before a checkpoint; default 2 s; tests shorten it
-	layout layout        // of indexes; tests make them sparse
+	idle    time.Duration // without writes before a checkpoint; default 2 s; tests shorten it
+	segment int64         // bytes after which the log goes on in a new file; default 8 MiB; tests shorten it
+	layout  layout        // of indexes; tests make them sparse
 }
 
 // Engine owns a tenant's data directory. Its methods may be called from any
@@ -109,6 +110,9 @@ func Open(opts Options) (*Engine, error) {
 	}
 	if opts.idle == 0 {
 		opts.idle = 2 * time.Second
+	}
+	if opts.segment == 0 {
+		opts.segment = rotateAt
 	}
 	if opts.Memory == 0 {
 		opts.Memory = 64 << 20
@@ -247,8 +251,7 @@ func (e *Engine) stopCommitter() {
 	e.mu.Unlock()
 	close(e.drain)
 	e.committer.Wait()
-	e.committing.Lock() // until nobody makes room in the log
-	e.committing.Unlock()
+	e.exclusively(func() {}) // nobody makes room in the log any more
 }
 
 // abort leaves everything as a crash would, apart from the lock.

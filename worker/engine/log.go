@@ -16,7 +16,7 @@ const (
 	segmentPrefix = "log-"
 	firstAlloc    = 64 << 10 // bytes preallocated for a new segment
 	growBy        = 1 << 20  // bytes that a large segment is extended by
-	rotateAt      = 8 << 20  // bytes after which a batch goes to a new segment
+	rotateAt      = 8 << 20  // bytes that a segment should not exceed
 	keepBuffer    = 1 << 20  // a larger write buffer is not kept
 )
 
@@ -24,6 +24,7 @@ const (
 type wal struct {
 	dir      directory
 	segments []*segment // oldest first
+	limit    int64      // bytes of a segment
 	f        *os.File   // the last segment
 	epoch    [8]byte
 	used     int64  // bytes of the last segment that hold records

@@ -51,7 +51,7 @@ func (e *Engine) recover() error {
 	if err != nil {
 		return fmt.Errorf("list the log: %w", err)
 	}
-	e.wal = &wal{dir: e.control}
+	e.wal = &wal{dir: e.control, limit: e.opts.segment}
 	for _, name := range names {
 		if strings.HasPrefix(name, tempPrefix) {
 			e.control.remove(name) // of a checkpoint that never came to be
