@@ -196,7 +196,7 @@ func guard(fn func() error) (err error) {
 		switch r := recover().(type) {
 		case nil:
 		case interface{ Addr() uintptr }: // runtime's memory error
-			err = errors.New("the file was truncated while it was in use")
+			err = errors.New("the file was truncated while it was in use, or the disk cannot read it")
 		default:
 			panic(r)
 		}

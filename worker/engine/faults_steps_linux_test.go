@@ -142,6 +142,8 @@ var steps = func() []step {
 		step{name: "reload", do: func(e *Engine) error { return e.Reload(ctx, "edited") }},
 		appendStep("edited", 1, "+6"),
 		replaceStep("small", shadow{place(1): "small"}),
+		appendStep("small", 1, "+7"),
+		replaceStep("small", shadow{place(1): "small"}), // what its file is already
 		step{name: "read", do: func(e *Engine) error {
 			v, err := e.View("large")
 			if err == nil {
@@ -151,7 +153,6 @@ var steps = func() []step {
 			_, err2 := e.Stats()
 			return errors.Join(err, err2)
 		}},
-		step{name: "close", do: (*Engine).Close},
 	)
 }()
 
@@ -171,10 +172,13 @@ func init() {
 	children[stepsEnv] = obey
 }
 
-// order is what a child shall do: open a directory, or take a step.
+// order is what a child shall do: open a directory, end as in a drain or as in
+// a crash, or take a step.
 type order struct {
-	Open string
-	Step int
+	Open  string
+	Close bool
+	Abort bool
+	Step  int
 }
 
 // obey takes orders until there are no more.
@@ -189,12 +193,14 @@ func obey() error {
 			return err
 		}
 		var err error
-		if o.Open != "" {
-			if e != nil {
-				e.abort()
-			}
+		switch {
+		case o.Open != "":
 			e, err = Open(faultOptions(o.Open))
-		} else {
+		case o.Close:
+			err = e.Close()
+		case o.Abort:
+			e.abort()
+		default:
 			err = steps[o.Step].do(e)
 		}
 		r := outcome{Full: IsFull(err), Failed: errors.Is(err, ErrFailed), Engine: e != nil && e.Err() != nil,

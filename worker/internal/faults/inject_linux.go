@@ -38,7 +38,7 @@ const (
 	Once  Mode = iota // the call does nothing
 	Ever              // and neither do those that follow it
 	Short             // a write writes half; with an Errno, the next write fails with it
-	Lost              // a sync fails and what was written with pwrite since the last one is undone
+	Lost              // a sync fails and what was written since the last one is undone
 )
 
 func (f Fault) String() string {
@@ -212,9 +212,9 @@ func (in *Injector) decide(n *notification) response {
 // Lost says.
 func (in *Injector) audit(call, path string, n *notification, failing bool) {
 	switch call {
-	case "pwrite":
+	case "write", "pwrite":
 		if in.fault.Mode == Lost {
-			in.remember(path, n)
+			in.remember(call, path, n)
 		}
 	case "fsync", "fdatasync", "sync_file_range":
 		if in.failed[path] {
@@ -236,16 +236,21 @@ func (in *Injector) audit(call, path string, n *notification, failing bool) {
 	}
 }
 
-// remember keeps what a pwrite is about to overwrite.
-func (in *Injector) remember(path string, n *notification) {
+// remember keeps what a write is about to overwrite: zeros where that is beyond
+// the file's end, which is where a write without an offset goes.
+func (in *Injector) remember(call, path string, n *notification) {
 	f, err := os.Open(path)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	old := make([]byte, n.args[2])
-	read, _ := f.ReadAt(old, int64(n.args[3]))
-	in.undo[path] = append([]undo{{int64(n.args[3]), old[:read]}}, in.undo[path]...)
+	u := undo{int64(n.args[3]), make([]byte, n.args[2])}
+	if call == "pwrite" {
+		f.ReadAt(u.old, u.at)
+	} else if info, err := f.Stat(); err == nil {
+		u.at = info.Size()
+	}
+	in.undo[path] = append([]undo{u}, in.undo[path]...)
 }
 
 // half carries out half of a write.
