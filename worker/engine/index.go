@@ -13,6 +13,10 @@ type layout struct {
 	block int64 // bytes of text for each entry of a sparse index
 }
 
+// defaultLayout bounds a dense index to 640 KB, which 16 MB of text reach with
+// scrolls of 1 KB and 1 MB with scrolls of 60 bytes. There a sparse one takes a
+// hundredth of the memory and 6 µs for a select where scrolls are short, 1 µs
+// where they are long, in place of 0.2 µs (BenchmarkIndex).
 var defaultLayout = layout{dense: 16 << 10, block: 16 << 10}
 
 // span is one scroll of a file: its place and its bytes [start:end].

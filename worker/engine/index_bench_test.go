@@ -25,7 +25,7 @@ func benchScrolls(size, length int) []byte {
 // BenchmarkIndex compares layouts of the index, by the document's size and the
 // length of its scrolls:
 //
-//	ns/op      to select a scroll at random
+//	cpu-ns/op  processor time to select a scroll at random
 //	B-index    memory of the index
 //	%-of-text  the same, of the text
 func BenchmarkIndex(b *testing.B) {
@@ -47,12 +47,14 @@ func BenchmarkIndex(b *testing.B) {
 					for i := range 4096 {
 						places = append(places, base.position(base.start(), i*7919%base.index.scrolls).place.Coordinate())
 					}
-					b.ResetTimer()
+					used := cpuTime(b)
 					for i := 0; b.Loop(); i++ {
 						if len(c.get(places[i%len(places)])) != length {
 							b.Fatal("a scroll is not found")
 						}
 					}
+					b.ReportMetric(0, "ns/op")
+					b.ReportMetric(float64((cpuTime(b)-used).Nanoseconds())/float64(b.N), "cpu-ns/op")
 					b.ReportMetric(float64(base.index.bytes()), "B-index")
 					b.ReportMetric(100*float64(base.index.bytes())/float64(len(text)), "%-of-text")
 				})
