@@ -16,9 +16,11 @@ var (
 func (s shadow) Document() []byte { return s.document() }
 func (s shadow) Count() int64     { return s.count() }
 
-// OpenIdle opens an engine that checkpoints no document because it is idle.
-func OpenIdle(dir string) (*Engine, error) {
-	return Open(Options{Dir: dir, Tenant: "test", Logger: zap.NewNop(), idle: never})
+// OpenIdle opens an engine that checkpoints no document because it is idle, with
+// one of the forms of indexes.
+func OpenIdle(dir string, form uint64) (*Engine, error) {
+	l := []layout{defaultLayout, sparse, {dense: 4, block: 100}}[form%3]
+	return Open(Options{Dir: dir, Tenant: "test", Logger: zap.NewNop(), idle: never, layout: l})
 }
 
 // CheckpointNow writes the file of a document that is open.

@@ -376,6 +376,86 @@ func TestEditedDocumentHoldsNobodyUp(t *testing.T) {
 	}
 }
 
+// TestModelWithinBudget is TestModel, with fewer operations, for every form of
+// the index and for budgets that close documents all the time.
+func TestModelWithinBudget(t *testing.T) {
+	for seed := range uint64(9) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			r := rand.New(rand.NewPCG(seed, 1))
+			dir := t.TempDir()
+			opts := options(dir)
+			opts.layout = []layout{defaultLayout, sparse, {dense: 4, block: 100}}[seed%3]
+			opts.Memory = []int64{0, 1, 10_000}[seed/3]
+			e := MustOpenWith(t, opts)
+			names := []string{"a", "b", "längere name"}
+			docs := map[string]shadow{}
+			for _, name := range names {
+				docs[name] = shadow{}
+			}
+			rounds := 800
+			if opts.Memory == 1 {
+				rounds = 200 // each write waits for the checkpoint of the one before
+			}
+			for range rounds {
+				name := names[r.IntN(len(names))]
+				s := docs[name]
+				at := near(r)
+				text := words(r, 60)
+				var err error
+				switch r.IntN(20) {
+				default:
+					_, err = e.Put(ctx, name, at, text, 0)
+					s[at] = string(text)
+				case 0, 1, 2, 3, 4, 5:
+					_, err = e.Append(ctx, name, at, text, 0)
+					s[at] += string(text)
+				case 6, 7, 8, 9:
+					_, err = e.Delete(ctx, name, at)
+					delete(s, at)
+				case 10:
+					if d := e.docs[name]; d != nil {
+						err = e.checkpoint(d)
+					}
+				case 11:
+					if r.IntN(4) == 0 {
+						MustClose(t, e)
+						e = MustOpenWith(t, opts)
+					}
+				case 12:
+					e.abort()
+					e = MustOpenWith(t, opts)
+				case 13:
+					err = e.Reload(ctx, name)
+				case 14:
+					_, err = e.Replace(ctx, name, bytes.NewReader(s.document()), 0)
+				case 15:
+					if r.IntN(4) == 0 {
+						if _, err = e.Remove(ctx, name); errors.Is(err, ErrNotFound) {
+							err = nil
+						}
+						docs[name] = shadow{}
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				docs[name].check(t, e, name)
+				checkMemory(t, e)
+			}
+			total := int64(0)
+			for name, s := range docs {
+				s.check(t, e, name)
+				total += int64(len(s.document()))
+			}
+			stats, err := e.Stats()
+			if err != nil || stats.StorageBytes != total {
+				t.Errorf("stats count %d bytes (%v), want %d", stats.StorageBytes, err, total)
+			}
+		})
+	}
+}
+
 // TestThrash has readers, writers, whole replacements, removals, listings and
 // checkpoints meet documents that are closed all the time.
 func TestThrash(t *testing.T) {

@@ -100,7 +100,7 @@ func (m *model) note(format string, args ...any) {
 func (m *model) start() {
 	m.t.Helper()
 	var err error
-	if m.engine, err = engine.OpenIdle(m.dir); err != nil {
+	if m.engine, err = engine.OpenIdle(m.dir, m.seed); err != nil {
 		m.fatalf("open: %v", err)
 	}
 	m.handler = api.New(api.Config{
