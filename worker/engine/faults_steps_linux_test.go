@@ -97,6 +97,7 @@ func checkpointStep(document string) step {
 		if d == nil || err != nil {
 			return err
 		}
+		defer d.unpin()
 		return e.checkpoint(d)
 	}}
 }
