@@ -107,7 +107,7 @@ func (c *strictConn) Read(p []byte) (int, error) {
 		return len(p), nil
 	}
 	n, err := c.Conn.Read(p)
-	if err != nil {
+	if err != nil && c.framing.state == inPreface {
 		answerPlainHTTP(err)
 	}
 	if c.opaque.Load() {
