@@ -34,7 +34,7 @@ func TestKillDuringRequest(t *testing.T) {
 	if st := s.Status("acme"); st.Starts != 2 || st.Crashes != 1 || !strings.Contains(st.LastError, "killed") {
 		t.Errorf("status %+v, want a second start after a kill", st)
 	}
-	if logs.FilterMessage("worker failed").Len() != 1 {
+	if logs.FilterMessage("worker is broken").Len() != 1 {
 		t.Error("the death was not logged once")
 	}
 }

@@ -33,6 +33,8 @@ type exchange struct {
 	conn *conn
 	stop func() bool // ends the watch on the request's context
 	sent bool        // a byte may have reached the worker
+	use  bool        // whether it keeps the worker awake
+	ctx  context.Context
 
 	upload *upload // of a body that was not small, or nil
 	once   sync.Once
@@ -155,7 +157,7 @@ func (e *exchange) end(reusable bool) {
 		} else {
 			e.conn.Close()
 		}
-		e.g.leave()
+		e.g.leaveAt(e.use)
 	})
 }
 
@@ -249,17 +251,26 @@ type answerBody struct {
 	io.ReadCloser
 	exchange *exchange
 	last     bool // the worker closes the connection behind it
+	begun    bool // some of it was read
 }
 
 func (a *answerBody) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
+	e := a.exchange
+	a.begun = a.begun || n > 0
 	switch {
 	case err == nil:
 	case err == io.EOF:
-		a.exchange.end(!a.last)
+		e.end(!a.last)
+	case e.ctx.Err() != nil:
+		e.end(false)
+		err = context.Cause(e.ctx)
 	default:
-		a.exchange.end(false)
-		err = fmt.Errorf("reading the answer of the worker of tenant %s: %w", a.exchange.g.tenant.id, err)
+		e.end(false)
+		if !a.begun {
+			e.g.settle(e.ctx) // the caller may send the request again
+		}
+		err = &ErrDied{Tenant: e.g.tenant.id, Err: fmt.Errorf("reading the answer: %w", err)}
 	}
 	return n, err
 }

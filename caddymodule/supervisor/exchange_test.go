@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 )
 
@@ -32,8 +33,10 @@ func mustServe(t *testing.T, handler http.HandlerFunc) (*generation, *atomic.Int
 	}}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
+	super := &Supervisor{clock: clockwork.NewRealClock()}
+	super.cfg.Store(&Config{ResponseTimeout: time.Minute})
 	g := &generation{
-		socket: socket, responseTimeout: time.Minute, exited: make(chan struct{}), idle: make(chan struct{}),
+		super: super, socket: socket, exited: make(chan struct{}), idle: make(chan struct{}),
 		tenant: &tenant{id: "acme", logger: zap.NewNop()},
 	}
 	t.Cleanup(g.pool.close)
@@ -50,7 +53,7 @@ func post(t *testing.T, g *generation, body io.Reader, length int64) (*http.Resp
 		return nil, err
 	}
 	g.enter()
-	return g.send(r, ahead, more)
+	return g.send(r, ahead, more, true)
 }
 
 func TestBodiesArriveWholeAndSmallOnesOnOneConnection(t *testing.T) {
@@ -159,7 +162,7 @@ func TestHeaderCannotBeginAnotherRequest(t *testing.T) {
 		"Bad\r\nHeader": {"y"},
 	}
 	g.enter()
-	resp, err := g.send(r, nil, false)
+	resp, err := g.send(r, nil, false, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,7 @@ const (
 	faultForeign    = "foreign"     // refuses its data directory
 	faultNeverReady = "never-ready" // says nothing
 	faultNoDrain    = "no-drain"    // goes on when told to end
+	faultSlow       = "slow"        // is ready once the fault is healed
 )
 
 func fakeWorker(tenant, dir string) {
@@ -76,6 +77,11 @@ func fakeWorker(tenant, dir string) {
 		os.Exit(1)
 	case faultNeverReady:
 		time.Sleep(time.Hour) // select {} alone would be a deadlock, which ends it
+	case faultSlow:
+		for string(fault) == faultSlow {
+			time.Sleep(time.Millisecond)
+			fault, _ = os.ReadFile(filepath.Join(dir, "fault"))
+		}
 	}
 	inherited := os.NewFile(wire.FDListener, "listener")
 	listener, err := net.FileListener(inherited)

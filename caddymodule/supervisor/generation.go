@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -23,49 +24,65 @@ var errStopped = errors.New("told to end before it started")
 const gateClosed = math.MinInt64 / 2
 
 // generation is one worker process of a tenant, from the decision to start it
-// until it is gone. One goroutine, run, takes it through its states.
+// until its tenant may have another. One goroutine, run, takes it through its
+// states.
 type generation struct {
-	super           *Supervisor
-	tenant          *tenant
-	spec            Spec
-	socket          string
-	responseTimeout time.Duration
-	pool            pool
-	asked           time.Time // for the start
+	super  *Supervisor
+	tenant *tenant
+	spec   Spec
+	socket string // valid once started is closed
+	pool   pool
+	asked  time.Time // for the start
 
 	started chan struct{} // closed once it is ready or err is set
 	err     error         // why it never became ready; valid once started is closed
-	exited  chan struct{} // closed once the process is gone, before its successor
-	drain   chan struct{} // closed to tell it to end
+	exited  chan struct{} // closed once the process is gone
+	over    chan struct{} // closed once a successor may be made; later than exited where it is broken
 
-	// requests counts those in flight, plus gateClosed once no more may enter.
-	requests atomic.Int64
-	idle     chan struct{} // closed once the gate is closed and they have left
-	idleOnce sync.Once
+	// told is done once the generation is told to end; tell does that.
+	told context.Context
+	tell context.CancelFunc
+
+	adjust chan struct{} // signalled where the idle timeout may have changed
+	retry  chan struct{} // signalled to end a backoff early
+
+	// requests counts those in flight and those that wait for the start, plus
+	// gateClosed once no more may enter.
+	requests  atomic.Int64
+	lastLeave atomic.Int64  // when requests last fell to zero: Unix time in nanoseconds
+	idle      chan struct{} // closed once the gate is closed and they have left
+	idleOnce  sync.Once
 
 	// Guarded by tenant.mu.
-	state   State
 	process *process
+	launch  launch // of process
 	readyAt time.Time
 	drained string // why it was told to end, or ""
 	killed  bool
+	untold  []Transition
+
+	// For the owner alone.
+	backoff time.Duration // of a broken one
+	hasRoom bool          // a place of super.room
+
+	parkedForRoom bool // guarded by super.room.mu
 }
 
 func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
-	cfg := s.cfg.Load()
-	return &generation{
-		super:           s,
-		tenant:          t,
-		spec:            spec,
-		socket:          socketPath(cfg.RunDir, spec.Tenant),
-		responseTimeout: cfg.ResponseTimeout,
-		asked:           time.Now(),
-		started:         make(chan struct{}),
-		exited:          make(chan struct{}),
-		drain:           make(chan struct{}),
-		idle:            make(chan struct{}),
-		state:           Starting,
+	g := &generation{
+		super:   s,
+		tenant:  t,
+		spec:    spec,
+		asked:   s.clock.Now(),
+		started: make(chan struct{}),
+		exited:  make(chan struct{}),
+		over:    make(chan struct{}),
+		idle:    make(chan struct{}),
+		adjust:  make(chan struct{}, 1),
+		retry:   make(chan struct{}, 1),
 	}
+	g.told, g.tell = context.WithCancel(context.Background())
+	return g
 }
 
 // enter counts a request in, unless the gate is closed.
@@ -77,8 +94,20 @@ func (g *generation) enter() bool {
 	return false
 }
 
-func (g *generation) leave() {
-	if g.requests.Add(-1) == gateClosed {
+func (g *generation) leave() { g.leaveAt(true) }
+
+// leaveAt counts a request out. One that is no use of the worker does not keep it
+// awake.
+func (g *generation) leaveAt(use bool) {
+	switch g.requests.Add(-1) {
+	case 0:
+		if use {
+			g.lastLeave.Store(g.super.clock.Now().UnixNano())
+		}
+		if g.super.room.wanted.Load() > 0 {
+			g.super.room.offer(g)
+		}
+	case gateClosed:
 		g.idleOnce.Do(func() { close(g.idle) })
 	}
 }
@@ -93,15 +122,35 @@ func (g *generation) closeGate() {
 
 // drainLocked tells the generation to end. tenant.mu must be held.
 func (g *generation) drainLocked(reason string) {
-	if g.drained != "" {
+	if g.drained != "" || g.tenant.current != g || g.tenant.state != Starting && g.tenant.state != Ready {
 		return
 	}
-	g.drained = reason
-	if g.state == Ready {
-		g.state = Draining
-		g.closeGate()
+	g.closeGate()
+	g.toldLocked(reason)
+}
+
+// parkIfIdle tells the generation to end unless it has a request, or was told
+// already.
+func (g *generation) parkIfIdle(reason string) bool {
+	t := g.tenant
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != Ready || !g.requests.CompareAndSwap(0, gateClosed) {
+		return false
 	}
-	close(g.drain)
+	t.ready.CompareAndSwap(g, nil)
+	g.idleOnce.Do(func() { close(g.idle) })
+	g.toldLocked(reason)
+	return true
+}
+
+// toldLocked notes that the gate was closed, and why. tenant.mu must be held.
+func (g *generation) toldLocked(reason string) {
+	g.drained = reason
+	if g.tenant.state == Ready {
+		g.enterLocked(Draining, reason, nil)
+	}
+	g.tell()
 }
 
 // kill ends the process, or the one about to be made.
@@ -125,43 +174,46 @@ func (g *generation) pid() int {
 
 // run is the life of the generation.
 func (g *generation) run() {
+	g.report()
 	p, err := g.start()
 	if err != nil {
 		g.err = err
-		g.finish(p)
-		return
+	} else {
+		g.becomeReady(p)
+		g.serve(p)
 	}
-	g.becomeReady(p)
-	select {
-	case <-p.exited:
-	case <-g.drain:
-		g.end(p)
+	if g.finish(p) {
+		g.heal()
 	}
-	g.finish(p)
+	g.free()
 }
 
 // start makes the process and waits until it is ready. On error the process, if
 // there was one, is gone.
 func (g *generation) start() (*process, error) {
-	select {
-	case g.super.slots <- struct{}{}:
-		defer func() { <-g.super.slots }()
-	case <-g.drain:
-		return nil, errStopped
+	done, err := g.awaitTurn()
+	if err != nil {
+		return nil, err
 	}
-	cfg := g.super.cfg.Load()
-	p, err := spawn(cfg, g.socket, g.spec, g.tenant.logger)
+	defer done()
+	cfg, t := g.super.cfg.Load(), g.tenant
+	t.mu.Lock()
+	t.starts++
+	t.mu.Unlock()
+	g.socket = socketPath(cfg.RunDir, g.spec.Tenant)
+	as := launchOf(cfg) // before the process is made, so that it is never newer
+	p, err := spawn(cfg, g.socket, g.spec, t.logger)
 	if err != nil {
 		return nil, err
 	}
 	g.super.metrics.starts.Inc()
 	g.super.metrics.running.Inc()
-	g.tenant.mu.Lock()
-	g.process = p
+	t.mu.Lock()
+	g.process, g.launch = p, as
 	if g.killed {
 		p.kill()
 	}
-	g.tenant.mu.Unlock()
+	t.mu.Unlock()
 
 	line, err := p.awaitReady(cfg.StartTimeout)
 	if err == nil && line == wire.Ready {
@@ -179,26 +231,73 @@ func (g *generation) start() (*process, error) {
 	}
 	// One that has said why it cannot serve, or nothing, is about to end by
 	// itself, but must not take for ever.
-	p.endWithin(cfg.DrainTimeout)
+	p.endWithin(g.super.clock, cfg.DrainTimeout)
 	return p, fmt.Errorf("starting the worker: %w: %s", err, p.obituary())
 }
 
 func (g *generation) becomeReady(p *process) {
-	took := time.Since(g.asked)
-	g.super.metrics.startSeconds.Observe(took.Seconds())
-	t := g.tenant
+	t, now := g.tenant, g.super.clock.Now()
+	g.super.metrics.startSeconds.Observe(now.Sub(g.asked).Seconds())
 	t.mu.Lock()
-	g.readyAt = time.Now()
+	g.readyAt = now
+	g.lastLeave.Store(now.UnixNano())
 	if g.drained == "" {
-		g.state = Ready
+		g.enterLocked(Ready, reasonStarted, nil)
 		t.ready.Store(g)
 	} else {
-		g.state = Draining
-		g.closeGate()
+		g.enterLocked(Draining, g.drained, nil)
 	}
 	t.mu.Unlock()
-	t.logger.Info("worker is ready", zap.Int("pid", p.pid), zap.Duration("took", took))
 	close(g.started)
+	g.super.room.add(g)
+	g.report()
+	// Options that changed before the process was there to be seen.
+	if g.launch != launchOf(g.super.cfg.Load()) {
+		t.askDrain(reasonRoll)
+	}
+}
+
+// serve lets the worker serve until it is gone, by itself or because it was told
+// to end.
+func (g *generation) serve(p *process) {
+	for {
+		left, never := g.untilIdle()
+		if !never && left <= 0 && g.parkIfIdle(reasonIdle) {
+			never = true
+		}
+		var timeout <-chan time.Time
+		stop := func() bool { return true }
+		if !never {
+			timer := g.super.clock.NewTimer(max(left, time.Millisecond))
+			timeout, stop = timer.Chan(), timer.Stop
+		}
+		select {
+		case <-p.exited:
+			stop()
+			return
+		case <-g.told.Done():
+			stop()
+			g.report()
+			g.end(p)
+			return
+		case <-timeout:
+		case <-g.adjust:
+			stop()
+		}
+	}
+}
+
+// untilIdle returns when the worker may at the earliest have been idle for the
+// idle timeout; never is set where there is none.
+func (g *generation) untilIdle() (left time.Duration, never bool) {
+	timeout := g.super.cfg.Load().IdleTimeout
+	if timeout <= 0 {
+		return 0, true
+	}
+	if g.requests.Load() > 0 {
+		return timeout, false
+	}
+	return timeout - g.super.clock.Since(time.Unix(0, g.lastLeave.Load())), false
 }
 
 // end drains the process. The gate is closed already.
@@ -208,74 +307,107 @@ func (g *generation) end(p *process) {
 	// would refuse its connection from now on: let those in flight pass. A
 	// long answer must not hold everything up: the worker itself ends those
 	// within its own time.
+	timer := g.super.clock.NewTimer(timeout / 4)
+	defer timer.Stop()
 	select {
 	case <-g.idle:
-	case <-time.After(timeout / 4):
+	case <-timer.Chan():
 	case <-p.exited:
 		return
 	}
 	// A connection that was made and never used looks busy to the worker's HTTP
 	// server, which would wait for seconds whether something comes.
 	g.pool.close()
-	if p.endWithin(timeout - timeout/4) {
+	if p.endWithin(g.super.clock, timeout-timeout/4) {
 		g.tenant.logger.Error("worker did not end in time and was killed", zap.Int("pid", p.pid), zap.Duration("drain_timeout", timeout))
 	}
 }
 
-// finish frees the tenant for its next generation. p is nil if there was no
-// process; else it is gone.
-func (g *generation) finish(p *process) {
+// finish notes the end of the process, which is gone; p is nil if there was
+// none. It reports whether the worker is broken.
+func (g *generation) finish(p *process) (broken bool) {
 	t := g.tenant
-	now := time.Now()
+	now := g.super.clock.Now()
 	var ran time.Duration
-	reason := ""
+	exit := ""
 	if p != nil {
 		p.closeLifeline()
 		os.Remove(g.socket) // before a successor binds the same path
 		g.super.metrics.running.Dec()
-		reason = p.exitReason()
-		g.super.metrics.exits.WithLabelValues(reason).Inc()
+		exit = p.exitReason()
+		g.super.metrics.exits.WithLabelValues(exit).Inc()
 	}
 	// Those of requests that are still being answered stay: what the worker
 	// wrote before it died can be read to its end.
 	g.pool.close()
+	if g.hasRoom {
+		g.super.room.giveBack(g)
+	}
 
 	t.mu.Lock()
 	if !g.readyAt.IsZero() {
 		ran = now.Sub(g.readyAt)
 	}
-	drained := g.drained
-	expected := errors.Is(g.err, errStopped) || drained != "" && g.err == nil && reason != exitCrashed
-	if expected {
-		t.retry.ended(ran)
-	} else {
-		t.retry.failed(now, ran)
-		t.crashes++
-		t.lastErr = g.err
-		if g.err == nil {
-			t.lastErr = fmt.Errorf("worker ended: %s", p.obituary())
-		}
-	}
-	wait := t.retry.remaining(now)
-	lastErr := t.lastErr
-	if g.state != Draining {
-		g.state = Draining
+	if g.drained == "" {
 		g.closeGate()
 	}
-	t.mu.Unlock()
-
 	switch {
-	case !expected:
-		t.logger.Error("worker failed", zap.Error(lastErr), zap.Duration("ran", ran), zap.Duration("backoff", wait))
-	case p != nil:
-		t.logger.Info("worker ended", zap.Int("pid", p.pid), zap.String("asked_by", drained), zap.String("reason", reason), zap.Duration("ran", ran))
+	case errors.Is(g.err, errStopped):
+		g.enterLocked(Asleep, g.drained, nil)
+	case errors.Is(g.err, errQueueTimeout):
+		g.enterLocked(Asleep, reasonQueue, nil)
+	case g.err == nil && g.drained != "" && exit != exitCrashed:
+		t.retry.ended(ran)
+		g.enterLocked(Asleep, exit, nil)
+	default:
+		broken = true
+		t.retry.failed(now, ran)
+		g.backoff = t.retry.remaining(now)
+		t.crashes++
+		reason := reasonNoStart
+		t.lastErr = g.err
+		if g.err == nil {
+			reason = reasonCrash
+			t.lastErr = fmt.Errorf("worker ended: %s", p.obituary())
+		}
+		g.enterLocked(Broken, reason, t.lastErr)
 	}
-
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.current = nil
+	g.process, g.readyAt = nil, time.Time{}
+	t.mu.Unlock()
 	close(g.exited) // before a successor can be made
 	if g.err != nil {
 		close(g.started)
 	}
+	g.report()
+	return broken
+}
+
+// heal waits until the tenant's worker may be started again.
+func (g *generation) heal() {
+	reason := reasonHealed
+	g.tenant.mu.Lock()
+	wait := g.tenant.retry.remaining(g.super.clock.Now())
+	g.tenant.mu.Unlock()
+	timer := g.super.clock.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.Chan():
+	case <-g.retry:
+		reason = reasonRestart
+	case <-g.super.closed:
+		reason = reasonClosing
+	}
+	g.tenant.mu.Lock()
+	g.enterLocked(Asleep, reason, nil)
+	g.tenant.mu.Unlock()
+	g.report()
+}
+
+// free lets the tenant have its next generation, after all was told of this one.
+func (g *generation) free() {
+	g.tenant.mu.Lock()
+	defer g.tenant.mu.Unlock()
+	g.tell() // frees the context
+	g.tenant.current = nil
+	close(g.over)
 }

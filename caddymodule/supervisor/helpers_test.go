@@ -1,18 +1,22 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -21,7 +25,8 @@ import (
 const deadline = time.Minute
 
 // mustNew returns a supervisor of fake workers with cfg's timeouts, closed when
-// the test ends, and what it logs.
+// the test ends, and what it logs. Its workers' states must follow each other as
+// moves says.
 func mustNew(t *testing.T, cfg Config) (*Supervisor, *observer.ObservedLogs) {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
@@ -29,6 +34,20 @@ func mustNew(t *testing.T, cfg Config) (*Supervisor, *observer.ObservedLogs) {
 		cfg.Worker = mustExecutable(t)
 	}
 	cfg.RunDir, cfg.Logger = mustRunDir(t), zap.New(core)
+	heard := cfg.OnTransition
+	var mu sync.Mutex
+	states := make(map[string]State)
+	cfg.OnTransition = func(tr Transition) {
+		mu.Lock()
+		defer mu.Unlock()
+		if was := cmp.Or(states[tr.Tenant], Asleep); was != tr.From || !slices.Contains(moves, [2]State{tr.From, tr.To}) {
+			t.Errorf("%s was %s and goes from %s to %s (%s)", tr.Tenant, was, tr.From, tr.To, tr.Reason)
+		}
+		states[tr.Tenant] = tr.To
+		if heard != nil {
+			heard(tr)
+		}
+	}
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -200,4 +219,14 @@ func wantDied(t *testing.T, err error, unsent bool) {
 	if died.Unsent != unsent {
 		t.Fatalf("error %v with Unsent %t, want %t", err, died.Unsent, unsent)
 	}
+}
+
+// mustHeal lets a broken worker's backoff pass.
+func mustHeal(t *testing.T, s *Supervisor, clock *clockwork.FakeClock, tenant string) {
+	t.Helper()
+	if err := clock.BlockUntilContext(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(s.Status(tenant).RetryIn)
+	waitFor(t, "the backoff to be over", func() bool { return s.Status(tenant).State != Broken })
 }

@@ -1,6 +1,10 @@
 package supervisor
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // How a worker ended, as the label reason of sq_worker_exits_total.
 const (
@@ -15,9 +19,12 @@ type metrics struct {
 	startSeconds prometheus.Histogram
 	running      prometheus.Gauge
 	exits        *prometheus.CounterVec
+	transitions  *prometheus.CounterVec
+	queue        prometheus.GaugeFunc
+	refused      *prometheus.CounterVec
 }
 
-func newMetrics() *metrics {
+func newMetrics(queued *atomic.Int64) *metrics {
 	m := &metrics{
 		starts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sq_worker_starts_total",
@@ -36,6 +43,24 @@ func newMetrics() *metrics {
 			Name: "sq_worker_exits_total",
 			Help: "Worker processes that ended: drained by themselves, crashed, or killed for missing a timeout.",
 		}, []string{"reason"}),
+		transitions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sq_worker_transitions_total",
+			Help: "Changes of a worker's state: asleep, starting, ready, draining or broken.",
+		}, []string{"from", "to"}),
+		queue: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sq_worker_queue",
+			Help: "Workers that wait for their turn to be started.",
+		}, func() float64 { return float64(queued.Load()) }),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sq_worker_starts_refused_total",
+			Help: "Starts refused because the queue was full, or their turn did not come in time.",
+		}, []string{"reason"}),
+	}
+	for _, reason := range []string{refusedFull, refusedTimeout} {
+		m.refused.WithLabelValues(reason)
+	}
+	for _, move := range moves {
+		m.transitions.WithLabelValues(string(move[0]), string(move[1]))
 	}
 	for _, reason := range []string{exitDrained, exitCrashed, exitKilled} {
 		m.exits.WithLabelValues(reason)
@@ -43,20 +68,22 @@ func newMetrics() *metrics {
 	return m
 }
 
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.starts, m.startSeconds, m.running, m.exits, m.transitions, m.queue, m.refused}
+}
+
 // Describe implements [prometheus.Collector].
 func (s *Supervisor) Describe(ch chan<- *prometheus.Desc) {
-	s.metrics.starts.Describe(ch)
-	s.metrics.startSeconds.Describe(ch)
-	s.metrics.running.Describe(ch)
-	s.metrics.exits.Describe(ch)
+	for _, c := range s.metrics.all() {
+		c.Describe(ch)
+	}
 }
 
 // Collect implements [prometheus.Collector].
 func (s *Supervisor) Collect(ch chan<- prometheus.Metric) {
-	s.metrics.starts.Collect(ch)
-	s.metrics.startSeconds.Collect(ch)
-	s.metrics.running.Collect(ch)
-	s.metrics.exits.Collect(ch)
+	for _, c := range s.metrics.all() {
+		c.Collect(ch)
+	}
 }
 
 var _ prometheus.Collector = (*Supervisor)(nil)

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 )
 
@@ -165,12 +166,14 @@ func (p *process) kill() {
 
 // endWithin tells the process to end, kills it if it does not in time, and
 // returns once it is gone. It reports whether it had to kill.
-func (p *process) endWithin(timeout time.Duration) bool {
+func (p *process) endWithin(clock clockwork.Clock, timeout time.Duration) bool {
 	p.closeLifeline()
+	timer := clock.NewTimer(timeout)
+	defer timer.Stop()
 	select {
 	case <-p.exited:
 		return false
-	case <-time.After(timeout):
+	case <-timer.Chan():
 		p.kill()
 		<-p.exited
 		return true

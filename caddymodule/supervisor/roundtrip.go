@@ -23,6 +23,8 @@ const maxSends = 3
 // may return while a large body is still being read, if the answer came first;
 // closing the answer's body ends that.
 //
+// Where the worker dies while its answer is read, that returns an [*ErrDied], too.
+//
 // The error is an [*ErrUnavailable], an [*ErrDied], one with [ErrTimeout] in its
 // chain, the cause of r's context, or what reading r's body returned.
 func (s *Supervisor) RoundTrip(spec Spec, r *http.Request) (*http.Response, error) {
@@ -36,7 +38,7 @@ func (s *Supervisor) RoundTrip(spec Spec, r *http.Request) (*http.Response, erro
 		if err != nil {
 			return nil, err
 		}
-		resp, err := g.send(r, ahead, more)
+		resp, err := g.send(r, ahead, more, true)
 		if err == nil {
 			return resp, nil
 		}
@@ -64,16 +66,28 @@ func readAhead(r *http.Request) (ahead []byte, more bool, err error) {
 	return ahead, false, err
 }
 
-// send sends r once. The end of the exchange calls g.leave.
-func (g *generation) send(r *http.Request, ahead []byte, more bool) (*http.Response, error) {
+// Peek sends r, which has no body, to the tenant's worker if that is ready, and
+// returns its answer, or nil if there is none. It neither wakes a worker nor
+// keeps it awake.
+func (s *Supervisor) Peek(spec Spec, r *http.Request) (*http.Response, error) {
+	g := s.tenant(spec.Tenant).ready.Load()
+	if g == nil || g.spec != spec || !g.enter() {
+		return nil, nil
+	}
+	return g.send(r, nil, false, false)
+}
+
+// send sends r once. The end of the exchange counts it out; use says whether it
+// keeps the worker awake.
+func (g *generation) send(r *http.Request, ahead []byte, more, use bool) (*http.Response, error) {
 	c, err := g.connect(r.Context())
 	if err != nil {
 		err = g.explainConnect(r.Context(), err)
-		g.leave()
+		g.leaveAt(use)
 		return nil, err
 	}
-	e := &exchange{g: g, conn: c}
-	err = e.start(r, ahead, more, g.responseTimeout)
+	e := &exchange{g: g, conn: c, use: use, ctx: r.Context()}
+	err = e.start(r, ahead, more, g.super.cfg.Load().ResponseTimeout)
 	var resp *http.Response
 	// A worker that answers before it has read everything closes the connection
 	// for writing, too; its answer is there to be read all the same.
@@ -146,6 +160,6 @@ func (t *tenant) lost(g *generation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.current == g {
-		g.drainLocked("refused connections")
+		g.drainLocked(reasonLost)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -160,41 +161,82 @@ func TestStartsAreBounded(t *testing.T) {
 	}
 }
 
+// A worker that keeps dying is broken for longer and longer, alone, until one
+// trial start succeeds.
 func TestCrashLoopBacksOffAndHeals(t *testing.T) {
-	s, _ := mustNew(t, Config{})
+	clock := clockwork.NewFakeClock()
+	s, _ := mustNew(t, Config{Clock: clock})
 	spec, other := mustSpec(t, "acme"), mustSpec(t, "other")
 	mustFault(t, spec, faultCrash)
-	// Each request either sees a start fail or is refused without one; the
-	// latter comes once the backoff is longer than a request waits.
-	var refused *ErrUnavailable
-	starts := 0
-	for refused == nil {
+	refused := func(what string) time.Duration {
+		t.Helper()
 		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
 		u := wantUnavailable(t, err)
-		if now := s.Status("acme").Starts; now == starts {
-			refused = u
-		} else if starts = now; starts > 20 {
-			t.Fatal("20 starts failed and the next was still tried at once")
+		if !strings.Contains(u.Error(), "fault asked for") {
+			t.Errorf("%s: %v, want the reason of the last failure", what, u)
 		}
+		return u.RetryAfter
 	}
-	if refused.RetryAfter <= maxBackoffWait || !strings.Contains(refused.Error(), "fault asked for") {
-		t.Errorf("refused with %v, retry after %v; want the reason of the last failure and more than %v", refused, refused.RetryAfter, maxBackoffWait)
+	heal := func() {
+		t.Helper()
+		mustHeal(t, s, clock, "acme")
 	}
-	if st := s.Status("acme"); st.State != Broken || st.RetryIn <= 0 || st.Crashes != starts {
-		t.Errorf("status %+v, want broken after %d crashes", st, starts)
+	retry := refused("the first start")
+	starts := 1
+	for ; retry <= maxBackoffWait; starts++ {
+		heal()
+		retry = refused("a start")
+	}
+	if got := refused("while it is broken"); got != retry {
+		t.Errorf("retry after %v, want %v", got, retry)
+	}
+	if err := clock.BlockUntilContext(testContext(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(retry - maxBackoffWait - 1)
+	if got := refused("shortly before it may start again"); got != maxBackoffWait+1 {
+		t.Errorf("retry after %v, want %v", got, maxBackoffWait+1)
+	}
+	if st := s.Status("acme"); st.State != Broken || st.Starts != starts || st.Crashes != starts {
+		t.Errorf("status %+v, want broken after %d starts", st, starts)
 	}
 	mustGet(t, s, other, "/who") // is not affected
 
-	mustFault(t, spec, "")
-	for {
-		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
-		if err == nil {
-			break
-		}
-		time.Sleep(wantUnavailable(t, err).RetryAfter) // as a client does
+	heal() // by itself
+	var trial sync.WaitGroup
+	for range 8 {
+		trial.Go(func() { refused("the trial") })
 	}
-	if st := s.Status("acme"); st.State != Ready || st.Starts != starts+1 {
+	trial.Wait()
+	if st := s.Status("acme"); st.State != Broken || st.Starts != starts+1 {
+		t.Errorf("status %+v, want broken after one trial start", st)
+	}
+	heal()
+	mustFault(t, spec, "")
+	mustGet(t, s, spec, "/who")
+	if st := s.Status("acme"); st.State != Ready || st.Starts != starts+2 {
 		t.Errorf("status %+v, want ready at the first start after the fault", st)
+	}
+}
+
+// A request that comes shortly before a start is allowed again waits for it.
+func TestRequestOutlastsShortBackoff(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	s, _ := mustNew(t, Config{Clock: clock})
+	spec := mustSpec(t, "acme")
+	mustFault(t, spec, faultCrash)
+	if _, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", "")); err == nil {
+		t.Fatal("the start did not fail")
+	}
+	mustFault(t, spec, "")
+	answered := make(chan error, 1)
+	go func() {
+		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+		answered <- err
+	}()
+	mustHeal(t, s, clock, "acme")
+	if err := <-answered; err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -6,22 +6,12 @@ import (
 	"time"
 )
 
-// State says what a tenant's worker is doing.
-type State string
-
-// The states of a tenant's worker.
-const (
-	Asleep   State = "asleep"   // no process; the next request starts one
-	Starting State = "starting" // waiting for its turn, or for the worker to be ready
-	Ready    State = "ready"
-	Draining State = "draining" // finishing; requests wait for the next one
-	Broken   State = "broken"   // it failed, and may not be started again yet
-)
-
 // Status describes a tenant's worker at one moment.
 type Status struct {
 	Tenant    string
 	State     State
+	Since     time.Time     // when it took this state; zero where the tenant was never asked for
+	Held      bool          // kept down until it is released
 	PID       int           // 0 where there is no process
 	StartedAt time.Time     // when it became ready; zero where it is not
 	RSS       int64         // resident memory in bytes; 0 where unknown
@@ -38,33 +28,38 @@ func (s *Supervisor) Status(id string) Status {
 	if !ok {
 		return Status{Tenant: id, State: Asleep}
 	}
-	return v.(*tenant).status()
+	return v.(*tenant).status(s.clock.Now())
 }
 
 // Statuses describes the workers of all tenants that were ever asked for,
 // ordered by tenant.
 func (s *Supervisor) Statuses() []Status {
 	var all []Status
+	now := s.clock.Now()
 	for _, v := range s.tenants.Range {
-		all = append(all, v.(*tenant).status())
+		all = append(all, v.(*tenant).status(now))
 	}
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Tenant, b.Tenant) })
 	return all
 }
 
-func (t *tenant) status() Status {
+func (t *tenant) status(now time.Time) Status {
 	t.mu.Lock()
-	st := Status{Tenant: t.id, State: Asleep, Starts: t.starts, Crashes: t.crashes}
+	st := Status{
+		Tenant: t.id, State: t.state, Since: t.since, Held: t.held,
+		Starts: t.starts, Crashes: t.crashes,
+	}
 	if t.lastErr != nil {
 		st.LastError = t.lastErr.Error()
 	}
 	if g := t.current; g != nil {
-		st.State, st.StartedAt = g.state, g.readyAt
+		st.StartedAt = g.readyAt
 		if g.process != nil {
 			st.PID = g.process.pid
 		}
-	} else if st.RetryIn = t.retry.remaining(time.Now()); st.RetryIn > 0 {
-		st.State = Broken
+	}
+	if t.state == Broken {
+		st.RetryIn = t.retry.remaining(now)
 	}
 	t.mu.Unlock()
 	if st.PID != 0 {

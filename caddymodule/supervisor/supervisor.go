@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 
 	"github.com/sqedge/sqedge/shared/wire"
@@ -59,9 +60,41 @@ type Config struct {
 	// wire.DefaultMemory.
 	MemoryMB int
 
+	// IdleTimeout is how long a worker may be without a request until it is
+	// parked: it checkpoints and exits, and the next request starts another.
+	// 0 means never.
+	IdleTimeout time.Duration
+
 	// MaxStarts is how many workers may be starting at once; more wait their
-	// turn. Default: twice the number of CPUs.
+	// turn, first come, first served. Default: twice the number of CPUs.
 	MaxStarts int
+
+	// MaxWorkers is how many workers there may be. Beyond it the one that was
+	// idle the longest is parked to make room, and where none is idle, starts
+	// wait their turn. Fewer are allowed where the process's descriptors,
+	// threads or memory do not suffice; a line in the log says so. Default:
+	// 1,000.
+	MaxWorkers int
+
+	// MaxQueue is how many tenants' workers may wait for their turn to start;
+	// requests for more are refused. Each costs some 10 KiB for a goroutine
+	// and the request that waits, so that the default, 10,000, bounds that to
+	// 100 MiB or so; it is more than any machine starts in QueueTimeout,
+	// which therefore decides until then.
+	MaxQueue int
+
+	// QueueTimeout is how long a start may wait for its turn; its requests
+	// are refused after that. Default: 10 s.
+	QueueTimeout time.Duration
+
+	// OnTransition, if set, is told of each change of a worker's state: in
+	// order for each tenant, from the goroutine that owns the worker, which it
+	// must not hold up.
+	OnTransition func(Transition)
+
+	// Clock is what timeouts, backoffs and durations go by; the deadlines of
+	// I/O go by the system's. Default: the system's.
+	Clock clockwork.Clock
 }
 
 // Spec names the worker that a request is for.
@@ -75,9 +108,14 @@ type Supervisor struct {
 	cfg     atomic.Pointer[Config]
 	logger  *zap.Logger
 	metrics *metrics
-	tenants sync.Map      // of tenant id to *tenant; entries stay
-	slots   chan struct{} // a token for each start under way
+	tenants sync.Map // of tenant id to *tenant; entries stay
+	clock   clockwork.Clock
+	limits  limits
+	starts  atomic.Pointer[startLimit]
+	room    room
+	queued  atomic.Int64 // starts that wait for their turn
 	closing atomic.Bool
+	closed  chan struct{} // closed once closing is set
 }
 
 // New checks cfg and creates the run directory. It starts no process.
@@ -85,23 +123,32 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	setDefault(&cfg.MaxStarts, 2*runtime.NumCPU())
-	s := &Supervisor{logger: cfg.Logger, metrics: newMetrics(), slots: make(chan struct{}, cfg.MaxStarts)}
+	if cfg.Clock == nil {
+		cfg.Clock = clockwork.NewRealClock()
+	}
+	s := &Supervisor{
+		logger: cfg.Logger, clock: cfg.Clock, limits: readLimits(), closed: make(chan struct{}),
+	}
+	s.metrics = newMetrics(&s.queued)
 	if err := s.Update(cfg); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// Update checks cfg and puts it in force without ending a worker: its binary,
-// run directory, response timeout and memory are those of the workers started from now
-// on, the other timeouts hold at once. Logger and MaxStarts stay as they were. On
+// Update checks cfg and puts it in force, at once. Workers whose binary was
+// replaced or is another now, or whose run directory or memory is, are rolled, as
+// by [Supervisor.Roll]; all others stay. Logger and Clock stay as they were. On
 // error nothing is changed.
 func (s *Supervisor) Update(cfg Config) error {
 	setDefault(&cfg.StartTimeout, 15*time.Second)
 	setDefault(&cfg.DrainTimeout, 20*time.Second)
 	setDefault(&cfg.ResponseTimeout, 60*time.Second)
 	setDefault(&cfg.MemoryMB, wire.DefaultMemory)
+	setDefault(&cfg.MaxStarts, 2*runtime.NumCPU())
+	setDefault(&cfg.MaxWorkers, 1000)
+	setDefault(&cfg.MaxQueue, 10_000)
+	setDefault(&cfg.QueueTimeout, 10*time.Second)
 
 	// Workers run in the root directory.
 	var err error
@@ -114,7 +161,22 @@ func (s *Supervisor) Update(cfg Config) error {
 	if err := prepareRunDir(cfg.RunDir); err != nil {
 		return err
 	}
-	s.cfg.Store(&cfg)
+	was := s.cfg.Swap(&cfg)
+	if was == nil || was.MaxStarts != cfg.MaxStarts {
+		s.starts.Store(newStartLimit(cfg.MaxStarts))
+	}
+	if was == nil || was.MaxWorkers != cfg.MaxWorkers {
+		s.room.resize(s.limits.apply(cfg.MaxWorkers, s.logger))
+	}
+	if was != nil {
+		as := launchOf(&cfg)
+		s.roll(func(g *generation) bool { return g.launch != as })
+	}
+	if was != nil && was.IdleTimeout != cfg.IdleTimeout {
+		for _, v := range s.tenants.Range {
+			v.(*tenant).adjust()
+		}
+	}
 	return nil
 }
 
@@ -147,30 +209,8 @@ func (s *Supervisor) tenant(id string) *tenant {
 	if t, ok := s.tenants.Load(id); ok {
 		return t.(*tenant)
 	}
-	t, _ := s.tenants.LoadOrStore(id, &tenant{id: id, logger: s.logger.With(zap.String("tenant", id))})
+	t, _ := s.tenants.LoadOrStore(id, &tenant{super: s, id: id, state: Asleep, logger: s.logger.With(zap.String("tenant", id))})
 	return t.(*tenant)
-}
-
-// Stop tells the tenant's worker to finish its requests, write its checkpoints
-// and exit, and waits until it is gone or ctx is done; the worker goes in
-// either case, by force after [Config.DrainTimeout]. Requests that arrive
-// meanwhile wait and then start the next worker. It is no error if there is
-// no worker.
-func (s *Supervisor) Stop(ctx context.Context, id string) error {
-	v, ok := s.tenants.Load(id)
-	if !ok {
-		return nil
-	}
-	g := v.(*tenant).askDrain("stop")
-	if g == nil {
-		return nil
-	}
-	select {
-	case <-g.exited:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the worker of tenant %s to end: %w", id, context.Cause(ctx))
-	}
 }
 
 // Close ends all workers at once, as Stop does, and starts no more: requests
@@ -178,10 +218,12 @@ func (s *Supervisor) Stop(ctx context.Context, id string) error {
 // [Config.DrainTimeout], or when ctx is done, is killed. The error names
 // a process that even outlived that.
 func (s *Supervisor) Close(ctx context.Context) error {
-	s.closing.Store(true)
+	if s.closing.CompareAndSwap(false, true) {
+		close(s.closed)
+	}
 	var live []*generation
 	for _, v := range s.tenants.Range {
-		if g := v.(*tenant).askDrain("shutdown"); g != nil {
+		if g := v.(*tenant).askDrain(reasonClosing); g != nil {
 			live = append(live, g)
 		}
 	}
@@ -189,7 +231,7 @@ func (s *Supervisor) Close(ctx context.Context) error {
 	defer cancel()
 	for _, g := range live {
 		select {
-		case <-g.exited:
+		case <-g.over:
 		case <-ctx.Done():
 			g.kill()
 		}
@@ -199,7 +241,7 @@ func (s *Supervisor) Close(ctx context.Context) error {
 	reap := time.After(reapTimeout)
 	for _, g := range live {
 		select {
-		case <-g.exited:
+		case <-g.over:
 		case <-reap:
 			return fmt.Errorf("worker of tenant %s, process %d, still exists %v after SIGKILL", g.tenant.id, g.pid(), reapTimeout)
 		}

@@ -17,6 +17,7 @@ const maxBackoffWait = time.Second
 // tenant is one tenant's place in the supervisor: its generation, if there is
 // one, and what is remembered between generations.
 type tenant struct {
+	super  *Supervisor
 	id     string
 	logger *zap.Logger
 
@@ -25,7 +26,10 @@ type tenant struct {
 	ready atomic.Pointer[generation]
 
 	mu      sync.Mutex
-	current *generation // the process that exists or is being made, or nil
+	current *generation // from the decision to start it until it is over, or nil
+	state   State
+	since   time.Time // of state; zero where the tenant was never asked for
+	held    bool
 	retry   backoff
 	starts  int
 	crashes int
@@ -40,73 +44,83 @@ func (s *Supervisor) acquire(ctx context.Context, t *tenant, spec Spec) (*genera
 		if g := t.ready.Load(); g != nil && g.spec == spec && g.enter() {
 			return g, nil
 		}
-		g, wait, err := s.next(t, spec)
-		switch {
-		case err != nil:
+		g, gone, err := s.next(t, spec)
+		if err != nil {
 			return nil, err
-		case g == nil: // backing off, and not for long
-			timer := time.NewTimer(wait)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-				return nil, context.Cause(ctx)
-			}
-			continue
 		}
+		// Counted in before it is ready, so that a worker is never told to go
+		// before it has served those for whom it was started.
+		entered := g.spec == spec && g.enter()
 		select {
 		case <-g.started:
+			if entered && g.err == nil {
+				return g, nil
+			}
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			err = context.Cause(ctx)
 		}
-		if g.err != nil && g.spec == spec && !errors.Is(g.err, errStopped) {
-			return nil, t.unavailable(g.err)
+		if entered {
+			g.leave()
+			if err == nil && !errors.Is(g.err, errStopped) {
+				err = t.unavailable(g.err)
+			}
 		}
-		if g.spec == spec && g.enter() {
-			return g, nil
+		if err != nil {
+			return nil, err
 		}
 		select {
-		case <-g.exited:
+		case <-gone:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// next returns the generation to wait for, after starting it if there was none,
-// or else how long no start is allowed.
-func (s *Supervisor) next(t *tenant, spec Spec) (*generation, time.Duration, error) {
+// next returns the generation to wait for, after making it if there was none,
+// and what is closed when another may have taken its place, or it is broken. A
+// broken one is returned only if that is over soon.
+func (s *Supervisor) next(t *tenant, spec Spec) (*generation, <-chan struct{}, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.held {
+		return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: holdRetry, Err: ErrHeld}
+	}
 	if g := t.current; g != nil {
-		if g.spec != spec {
+		switch wait := t.retry.remaining(s.clock.Now()); {
+		case t.state == Broken && wait > maxBackoffWait:
+			return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: wait, Err: t.lastErr}
+		case t.state == Broken || t.state == Asleep:
+			return g, g.over, nil
+		case g.spec != spec:
 			// The tenant's data has moved. Serving the request from where it
 			// was would read and write the wrong directory.
-			g.drainLocked("moved")
+			g.drainLocked(reasonMoved)
 		}
-		return g, 0, nil
+		return g, g.exited, nil
 	}
 	// Close sets closing before it visits the tenants, each under its lock, so
 	// that it meets every generation made here.
 	if s.closing.Load() {
-		return nil, 0, &ErrUnavailable{Tenant: t.id, Err: errClosing}
+		return nil, nil, &ErrUnavailable{Tenant: t.id, Err: errClosing}
 	}
-	if wait := t.retry.remaining(time.Now()); wait > maxBackoffWait {
-		return nil, 0, &ErrUnavailable{Tenant: t.id, RetryAfter: wait, Err: t.lastErr}
-	} else if wait > 0 {
-		return nil, wait, nil
+	if err := s.joinQueue(); err != nil {
+		return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: s.cfg.Load().QueueTimeout, Err: err}
 	}
 	g := newGeneration(s, t, spec)
 	t.current = g
-	t.starts++
+	g.enterLocked(Starting, reasonRequest, nil)
 	go g.run()
-	return g, 0, nil
+	return g, g.exited, nil
 }
 
 func (t *tenant) unavailable(err error) error {
+	if errors.Is(err, errQueueTimeout) {
+		// Those who wait still have that long.
+		return &ErrUnavailable{Tenant: t.id, RetryAfter: t.super.cfg.Load().QueueTimeout, Err: err}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return &ErrUnavailable{Tenant: t.id, RetryAfter: t.retry.remaining(time.Now()), Err: err}
+	return &ErrUnavailable{Tenant: t.id, RetryAfter: t.retry.remaining(t.super.clock.Now()), Err: err}
 }
 
 // askDrain tells the tenant's generation to end and returns it, or nil.
@@ -117,4 +131,16 @@ func (t *tenant) askDrain(reason string) *generation {
 		t.current.drainLocked(reason)
 	}
 	return t.current
+}
+
+// adjust has the tenant's generation look at the idle timeout again.
+func (t *tenant) adjust() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current != nil {
+		select {
+		case t.current.adjust <- struct{}{}:
+		default: // it is about to
+		}
+	}
 }
