@@ -54,7 +54,7 @@ func (a *Admin) stats(ctx context.Context, s *serving, id string) (any, *wire.Er
 	if !stillServed(s.file.Registry(), tenant) && tenant.Enabled {
 		return nil, wire.Errorf(http.StatusNotFound, "there is no such tenant")
 	}
-	stored, err := askStats(ctx, s, tenant)
+	stored, err := askStats(ctx, s.super.RoundTrip, tenant)
 	if err != nil {
 		return nil, &wire.Error{Status: http.StatusServiceUnavailable, Message: "the tenant's worker gave no numbers; the edge's log says why", RetryAfter: 5, Err: err}
 	}

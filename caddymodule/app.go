@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -22,8 +23,7 @@ func init() {
 
 // App is the Caddy app named sq. It holds the tenants' registry and supervises
 // one worker process for each tenant that has been asked for. Both outlive a
-// config reload, whatever it changes: a running worker keeps its binary, socket,
-// memory and response timeout until it ends, and all else holds at once.
+// config reload, whatever it changes.
 type App struct {
 	// Config is the path of tenants.json. It is watched: a change is in force
 	// within a second, and a bad file leaves the last good one in force.
@@ -78,9 +78,34 @@ type App struct {
 	// which loses nothing that was acknowledged. Default: 20s.
 	DrainTimeout caddy.Duration `json:"drain_timeout,omitempty"`
 
+	// IdleTimeout is how long a worker may be without a request until it is
+	// parked: it writes its checkpoints and exits, and the next request starts
+	// another. 0 means never. Default: 5m.
+	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// MaxStarts is how many workers may be starting at once; more wait in
+	// line. Default: twice the number of CPUs.
+	MaxStarts int `json:"max_starts,omitempty"`
+
+	// MaxWorkers is how many workers there may be. Beyond it the one that was
+	// idle the longest is parked to make room. Fewer are allowed where the
+	// system's limits on descriptors, threads or memory do not suffice; the
+	// log says so. Default: 1000.
+	MaxWorkers int `json:"max_workers,omitempty"`
+
+	// MaxQueue is how many tenants' workers may wait for their turn to start;
+	// requests for more are answered 503. Default: 10000.
+	MaxQueue int `json:"max_queue,omitempty"`
+
+	// QueueTimeout is how long a start may wait for its turn; its requests
+	// are answered 503 after that. Default: 10s.
+	QueueTimeout caddy.Duration `json:"queue_timeout,omitempty"`
+
 	runtime *runtime
 	logger  *zap.Logger
 	strict  map[*caddyhttp.Server]bool // that have the listener wrapper sq, or have been found to lack it
+	ctx     caddy.Context
+	events  *caddyevents.App
 }
 
 // CaddyModule returns the Caddy module information.
@@ -95,8 +120,13 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // with the config in force. It starts nothing, since caddy validate provisions
 // too.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.logger = ctx.Logger()
 	a.strict = make(map[*caddyhttp.Server]bool)
+	a.ctx, a.logger = ctx, ctx.Logger()
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("sq: finding the events app: %w", err)
+	}
+	a.events = events.(*caddyevents.App)
 	setDefault(&a.Config, "SQ_CONFIG", "/etc/sq/tenants.json")
 	setDefault(&a.DataRoot, "SQ_DATA_ROOT", "/var/lib/sq/tenants")
 	setDefault(&a.RunDir, "SQ_RUN_DIR", "/run/sq")
@@ -118,6 +148,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if a.DrainTimeout == 0 {
 		a.DrainTimeout = caddy.Duration(20 * time.Second)
+	}
+	if a.IdleTimeout == nil {
+		idle := caddy.Duration(5 * time.Minute)
+		a.IdleTimeout = &idle
 	}
 	for name, path := range map[string]*string{"config": &a.Config, "data_root": &a.DataRoot, "run_dir": &a.RunDir, "worker": &a.Worker} {
 		abs, err := filepath.Abs(*path)
@@ -151,6 +185,11 @@ func (a *App) Validate() error {
 		{"start_timeout", int64(a.StartTimeout)},
 		{"response_timeout", int64(a.ResponseTimeout)},
 		{"drain_timeout", int64(a.DrainTimeout)},
+		{"idle_timeout", int64(*a.IdleTimeout)},
+		{"max_starts", int64(a.MaxStarts)},
+		{"max_workers", int64(a.MaxWorkers)},
+		{"max_queue", int64(a.MaxQueue)},
+		{"queue_timeout", int64(a.QueueTimeout)},
 	} {
 		if option.value < 0 {
 			return fmt.Errorf("sq: %s is negative", option.name)

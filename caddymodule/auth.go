@@ -42,7 +42,7 @@ func (a *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if r.Method == http.MethodOptions || isAdminPath(r.URL.EscapedPath()) {
 		return next.ServeHTTP(w, r)
 	}
-	s := a.app.runtime.serving.Load()
+	s := a.app.runtime.await(r.Context())
 	if s == nil {
 		a.app.secureHeaders(w.Header(), r)
 		refuse(w, r, unavailable(1, "the service is starting"))

@@ -41,6 +41,11 @@ func init() {
 //	    start_timeout    <duration>
 //	    response_timeout <duration>
 //	    drain_timeout    <duration>
+//	    idle_timeout     <duration>|never
+//	    max_starts       <number>
+//	    max_workers      <number>
+//	    max_queue        <number>
+//	    queue_timeout    <duration>
 //	}
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 	d.Next() // the option's name
@@ -102,6 +107,20 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 		return parseTimeout(d, &a.ResponseTimeout, args[0])
 	case "drain_timeout":
 		return parseTimeout(d, &a.DrainTimeout, args[0])
+	case "idle_timeout":
+		a.IdleTimeout = new(caddy.Duration)
+		if args[0] == "0" || args[0] == "never" {
+			return nil
+		}
+		return parseTimeout(d, a.IdleTimeout, args[0])
+	case "max_starts":
+		return parseNumber(d, &a.MaxStarts, args[0])
+	case "max_workers":
+		return parseNumber(d, &a.MaxWorkers, args[0])
+	case "max_queue":
+		return parseNumber(d, &a.MaxQueue, args[0])
+	case "queue_timeout":
+		return parseTimeout(d, &a.QueueTimeout, args[0])
 	default:
 		return d.Errf("sq: unrecognized option %s", option)
 	}
@@ -114,6 +133,15 @@ func parseSize(d *caddyfile.Dispenser, into *int64, arg string) error {
 		return d.Errf("sq: %q is no size: want bytes, or a number with a unit such as 16MiB", arg)
 	}
 	*into = int64(size)
+	return nil
+}
+
+func parseNumber(d *caddyfile.Dispenser, into *int, arg string) error {
+	number, err := strconv.Atoi(arg)
+	if err != nil || number <= 0 {
+		return d.Errf("sq: %q is no whole number above zero", arg)
+	}
+	*into = number
 	return nil
 }
 

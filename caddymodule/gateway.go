@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -77,7 +76,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	began := time.Now()
 	rt := g.app.runtime
-	s := rt.serving.Load()
+	s := rt.await(r.Context())
 	if s == nil {
 		refuse(w, r, unavailable(1, "the service is starting"))
 		return nil
@@ -121,11 +120,10 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		return req.op, werr.Status, nil
 	}
 	req.address.Tenant = tenant.ID
-	up := req.upstream(r, tenant.QuotaBytes())
-	resp, err := s.super.RoundTrip(supervisor.Spec{Tenant: tenant.ID, DataDir: tenant.DataDir}, up)
+	ans, err := g.ask(s, supervisor.Spec{Tenant: tenant.ID, DataDir: tenant.DataDir}, req, req.upstream(r, tenant.QuotaBytes()))
 	if err == nil {
-		defer resp.Body.Close()
-		if resp.StatusCode == http.StatusMisdirectedRequest {
+		defer ans.close()
+		if ans.StatusCode == http.StatusMisdirectedRequest {
 			err = errMisdirected
 		}
 	}
@@ -142,9 +140,9 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		refuse(w, r, werr)
 		return req.op, werr.Status, nil
 	}
-	copyHeaders(w.Header(), resp.Header)
-	w.WriteHeader(resp.StatusCode)
-	return req.op, resp.StatusCode, copyBody(w, resp.Body)
+	copyHeaders(w.Header(), ans.Header)
+	w.WriteHeader(ans.StatusCode)
+	return req.op, ans.StatusCode, ans.copyTo(w)
 }
 
 // stillServed reports whether the tenant found before the request was read may
@@ -217,9 +215,12 @@ func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant,
 	case errors.Is(err, supervisor.ErrRefused):
 		g.logger.Error("the tenant's worker refuses the data directory; somebody must look at it", fields...)
 		return wire.Errorf(http.StatusConflict, "the tenant's data directory holds what is not its own, and nothing of it is served until that is put right")
+	case errors.As(err, &notUp) && errors.Is(err, supervisor.ErrHeld):
+		g.logger.Info("the tenant is held down", fields...)
+		return unavailable(seconds(notUp.RetryAfter), "the tenant is down for maintenance")
 	case errors.As(err, &notUp):
 		g.logger.Error("the tenant's worker is not available", fields...)
-		return unavailable(int(notUp.RetryAfter/time.Second)+1, "the tenant's worker is not available")
+		return unavailable(seconds(notUp.RetryAfter), "the tenant's worker is not available")
 	case errors.As(err, &died) && died.Unsent:
 		g.logger.Error("the tenant's worker died before it got the request", fields...)
 		return unavailable(1, "the tenant's worker is not available")
@@ -238,6 +239,11 @@ func outcome(req *request) string {
 		return "; it is unknown whether the change was made: read before you send it again"
 	}
 	return ""
+}
+
+// seconds rounds up, so that who comes back then is not early; at least 1.
+func seconds(d time.Duration) int {
+	return max(int((d+time.Second-1)/time.Second), 1)
 }
 
 func unavailable(seconds int, message string) *wire.Error {
@@ -301,28 +307,6 @@ func copyHeaders(to, from http.Header) {
 	}
 	if to["Etag"] != nil {
 		to["Cache-Control"] = []string{"private, no-cache"}
-	}
-}
-
-// buffers are for copying answers; one is the size of a large TLS record twice.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
-func copyBody(w io.Writer, body io.Reader) error {
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
-	for {
-		n, err := body.Read(*buffer)
-		if n > 0 {
-			if _, werr := w.Write((*buffer)[:n]); werr != nil {
-				return werr
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
 	}
 }
 

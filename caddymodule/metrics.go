@@ -23,6 +23,8 @@ type metrics struct {
 	misdirected    prometheus.Counter
 	reloadFailures prometheus.Counter
 	lastReload     prometheus.Gauge
+	eventsDropped  prometheus.Counter
+	repeated       prometheus.Counter
 	workers        *workerScraper
 }
 
@@ -60,13 +62,21 @@ func newMetrics(rt *runtime) *metrics {
 			Name: "sq_config_last_reload_success_timestamp_seconds",
 			Help: "When tenants.json was last taken into force.",
 		}),
+		repeated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sq_reads_repeated_total",
+			Help: "Reads that were sent once more, since their worker died before it answered.",
+		}),
+		eventsDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sq_worker_events_dropped_total",
+			Help: "Worker state events that were not emitted, since their handlers were too slow.",
+		}),
 		workers: newWorkerScraper(),
 	}
 }
 
 // register registers everything with the registry of one config.
 func (m *metrics) register(reg *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.misdirected, m.reloadFailures, m.lastReload, m} {
+	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return err

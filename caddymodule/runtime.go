@@ -34,6 +34,10 @@ type runtime struct {
 	started []*App     // the apps of running configs, the newest last: two during a reload
 	inForce *App       // whose options serving has
 	serving atomic.Pointer[serving]
+	up      chan struct{} // closed once it serves for the first time
+
+	transitions chan supervisor.Transition // to be emitted as events
+	emitter     atomic.Pointer[App]        // that of the config in force
 
 	background sync.WaitGroup
 	cancel     context.CancelFunc // ends the keeping of counters
@@ -49,7 +53,11 @@ type serving struct {
 func acquireRuntime() (*runtime, error) {
 	value, _, err := runtimes.LoadOrNew("sq", func() (caddy.Destructor, error) {
 		// The logger must not belong to one config: its outputs close with it.
-		rt := &runtime{logger: caddy.Log().Named("sq"), usage: new(usageBook), began: time.Now()}
+		rt := &runtime{
+			logger: caddy.Log().Named("sq"), usage: new(usageBook), began: time.Now(),
+			up:          make(chan struct{}),
+			transitions: make(chan supervisor.Transition, maxTransitions),
+		}
 		rt.metrics = newMetrics(rt)
 		return rt, nil
 	})
@@ -110,6 +118,12 @@ func (rt *runtime) use(a *App) error {
 		ResponseTimeout: time.Duration(a.ResponseTimeout),
 		DrainTimeout:    time.Duration(a.DrainTimeout),
 		MemoryMB:        a.MemoryMB,
+		IdleTimeout:     time.Duration(*a.IdleTimeout),
+		MaxStarts:       a.MaxStarts,
+		MaxWorkers:      a.MaxWorkers,
+		MaxQueue:        a.MaxQueue,
+		QueueTimeout:    time.Duration(a.QueueTimeout),
+		OnTransition:    rt.transition,
 	}
 	if was != nil {
 		err = was.super.Update(cfg)
@@ -127,9 +141,11 @@ func (rt *runtime) use(a *App) error {
 		var ctx context.Context
 		ctx, rt.cancel = context.WithCancel(context.Background())
 		rt.background.Go(func() { rt.usage.run(ctx, rt.logger) })
+		rt.background.Go(func() { rt.emitTransitions(ctx) })
 	}
 	rt.usage.moveTo(a.DataRoot)
 	rt.inForce = a
+	rt.emitter.Store(a)
 	if file == was.file {
 		return nil
 	}
@@ -137,7 +153,9 @@ func (rt *runtime) use(a *App) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	// Stored before the watch begins, whose callbacks use it.
 	rt.serving.Store(&serving{file: file, super: was.super, unwatch: cancel})
-	if was.file != nil {
+	if was.file == nil {
+		close(rt.up)
+	} else {
 		was.unwatch()
 		rt.tenantsChanged(was.file.Registry(), file.Registry())
 	}
@@ -147,6 +165,25 @@ func (rt *runtime) use(a *App) error {
 	}
 	rt.logger.Info("serving tenants", zap.String("config", a.Config), zap.Int("tenants", len(file.Registry().Tenants())))
 	return nil
+}
+
+// upTimeout is how long a request waits for the service to start.
+const upTimeout = 5 * time.Second
+
+// await returns what serves, or nil. Caddy starts its apps in any order, so that
+// the first requests may come before the runtime is up; those wait for it.
+func (rt *runtime) await(ctx context.Context) *serving {
+	if s := rt.serving.Load(); s != nil {
+		return s
+	}
+	timer := time.NewTimer(upTimeout)
+	defer timer.Stop()
+	select {
+	case <-rt.up:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return rt.serving.Load()
 }
 
 // tenantsChanged ends the workers of tenants that may no longer be served, or

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -62,7 +63,7 @@ func newWorkerScraper() *workerScraper {
 	return &workerScraper{sums: make(map[string]*histogram), seen: make(map[string]workerSeen), stored: make(map[string]int64)}
 }
 
-// scrape asks every worker that runs. One that does not answer is left out.
+// scrape asks every worker that runs, which keeps none awake. One that does not answer is left out.
 func (ws *workerScraper) scrape(s *serving) {
 	registry := s.file.Registry()
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
@@ -77,11 +78,11 @@ func (ws *workerScraper) scrape(s *serving) {
 			continue
 		}
 		group.Go(func() error {
-			stats, err := askStats(ctx, s, tenant)
+			stats, err := askStats(ctx, s.super.Peek, tenant)
 			if err != nil {
 				return nil
 			}
-			families, err := askMetrics(ctx, s, tenant)
+			families, err := askMetrics(ctx, s.super.Peek, tenant)
 			if err != nil {
 				return nil
 			}
@@ -176,14 +177,24 @@ func (ws *workerScraper) forget(tenant string) {
 	delete(ws.stored, tenant)
 }
 
-// ask sends a worker a GET that is no operation. It wakes a worker that sleeps.
-func ask(ctx context.Context, s *serving, t *tenants.Tenant, path string, read func(io.Reader) error) error {
+// roundTrip sends a request to a tenant's worker, as the supervisor's RoundTrip
+// does, which wakes one that sleeps, or Peek, which answers nil for it.
+type roundTrip func(supervisor.Spec, *http.Request) (*http.Response, error)
+
+// errAsleep is why a worker that was only to be peeked at said nothing.
+var errAsleep = errors.New("it is not ready")
+
+// ask sends a worker a GET that is no operation.
+func ask(ctx context.Context, trip roundTrip, t *tenants.Tenant, path string, read func(io.Reader) error) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
 	r.URL.RawQuery = wire.ParamAddress + "=" + url.QueryEscape(t.ID)
-	resp, err := s.super.RoundTrip(supervisor.Spec{Tenant: t.ID, DataDir: t.DataDir}, r)
+	resp, err := trip(supervisor.Spec{Tenant: t.ID, DataDir: t.DataDir}, r)
+	if err == nil && resp == nil {
+		err = errAsleep
+	}
 	if err != nil {
 		return fmt.Errorf("asking the worker of %s for %s: %w", t.ID, path, err)
 	}
@@ -194,13 +205,13 @@ func ask(ctx context.Context, s *serving, t *tenants.Tenant, path string, read f
 	return read(resp.Body)
 }
 
-func askStats(ctx context.Context, s *serving, t *tenants.Tenant) (stats wire.Stats, err error) {
-	err = ask(ctx, s, t, wire.PathStats, func(r io.Reader) error { return json.NewDecoder(r).Decode(&stats) })
+func askStats(ctx context.Context, trip roundTrip, t *tenants.Tenant) (stats wire.Stats, err error) {
+	err = ask(ctx, trip, t, wire.PathStats, func(r io.Reader) error { return json.NewDecoder(r).Decode(&stats) })
 	return stats, err
 }
 
-func askMetrics(ctx context.Context, s *serving, t *tenants.Tenant) (families map[string]*dto.MetricFamily, err error) {
-	err = ask(ctx, s, t, wire.PathMetrics, func(r io.Reader) error {
+func askMetrics(ctx context.Context, trip roundTrip, t *tenants.Tenant) (families map[string]*dto.MetricFamily, err error) {
+	err = ask(ctx, trip, t, wire.PathMetrics, func(r io.Reader) error {
 		parser := expfmt.NewTextParser(model.UTF8Validation)
 		families, err = parser.TextToMetricFamilies(r)
 		return err

@@ -132,7 +132,7 @@ func TestWorkersSurviveReload(t *testing.T) {
 	}
 }
 
-func TestReloadWithOtherTimeoutsOrPathsKeepsTheWorkers(t *testing.T) {
+func TestReloadWithOtherTimeoutsOrPathsRollsOnlyWhatNeedsIt(t *testing.T) {
 	e := Start(t, Setup{})
 	want := 0
 	write := func() {
@@ -160,13 +160,23 @@ func TestReloadWithOtherTimeoutsOrPathsKeepsTheWorkers(t *testing.T) {
 		{`"{$SQ_CONFIG:/etc/sq/tenants.json}"`, config2},
 	} {
 		e.Reload(change[0], change[1])
+		if change[1] == run2 {
+			Eventually(t, "the workers are rolled to the new run_dir", func() error {
+				if n := e.Metric(`sq_worker_transitions_total{from="draining",to="asleep"}`); n != 2 {
+					return fmt.Errorf("%v workers have gone", n)
+				}
+				return nil
+			})
+			write()
+			alpha, beta = e.Worker("alpha"), e.Worker("beta")
+		}
 		write()
 		if e.Worker("alpha") != alpha || e.Worker("beta") != beta {
 			t.Fatalf("after %q: workers %v, want %d and %d", change[1], e.Workers(), alpha, beta)
 		}
 	}
-	if stats := e.Stats("alpha"); stats.Total != uint64(2*want) || stats.Worker.Starts != 1 {
-		t.Errorf("%d calls and %d starts counted, want %d and 1", stats.Total, stats.Worker.Starts, 2*want)
+	if stats := e.Stats("alpha"); stats.Total != uint64(2*want) || stats.Worker.Starts != 2 {
+		t.Errorf("%d calls and %d starts counted, want %d and 2", stats.Total, stats.Worker.Starts, 2*want)
 	}
 
 	// The new options hold for what happens from now on.
