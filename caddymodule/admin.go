@@ -70,7 +70,7 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		preflight(w)
 		return nil
 	}
-	s := a.app.runtime.serving.Load()
+	s := a.app.runtime.await(r.Context())
 	if s == nil {
 		wire.WriteError(w, r, unavailable(1, "the service is starting"))
 		return nil
@@ -122,6 +122,8 @@ func (a *Admin) route(s *serving, r *http.Request, path []string) (any, *wire.Er
 			return nil, werr
 		}
 		return a.health(s), nil
+	case path[0] == "workers":
+		return a.routeWorkers(s, r, path[1:])
 	case len(path) == 1 && path[0] == "tenants":
 		if werr := allowMethods(r, http.MethodGet, http.MethodHead); werr != nil {
 			return nil, werr
@@ -170,6 +172,10 @@ func readJSON(r *http.Request, into any) *wire.Error {
 	if err != nil {
 		return wire.Errorf(http.StatusBadRequest, "reading the body: it ended early")
 	}
+	return parseJSON(data, into)
+}
+
+func parseJSON(data []byte, into any) *wire.Error {
 	if len(data) > maxAdminBody {
 		return wire.Errorf(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", maxAdminBody)
 	}

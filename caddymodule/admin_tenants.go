@@ -122,6 +122,7 @@ func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.E
 	}
 	rt.usage.forget(id)
 	rt.metrics.forget(id)
+	s.super.Release(id) // the next tenant of this id is not this one
 	a.logger.Info("removed a tenant", zap.String("tenant", id), zap.String("archived_to", archived))
 	return removeAnswer{ID: id, ArchivedTo: archived}, nil
 }
