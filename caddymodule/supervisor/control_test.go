@@ -207,3 +207,42 @@ func TestRollIsInvisible(t *testing.T) {
 		}
 	}
 }
+
+// A start that waits for its turn is given up where its tenant is held.
+func TestHoldEndsAStartThatWaits(t *testing.T) {
+	story := newStory()
+	s, _ := mustNew(t, Config{MaxStarts: 1, OnTransition: func(tr Transition) {
+		if tr.Tenant == "acme" {
+			story.hear(tr)
+		}
+	}})
+	stuck, spec := mustSpec(t, "stuck"), mustSpec(t, "acme")
+	mustFault(t, stuck, faultSlow)
+	ctx := testContext(t)
+	send := func(spec Spec) chan error {
+		answer := make(chan error, 1)
+		go func() {
+			_, err := do(s, spec, request(ctx, http.MethodGet, "/who", ""))
+			answer <- err
+		}()
+		return answer
+	}
+	first := send(stuck)
+	waitFor(t, "the first to hold the only place", func() bool { return s.Status("stuck").PID != 0 })
+	second := send(spec)
+	waitFor(t, "the second to wait for it", func() bool { return s.queued.Load() == 1 })
+	if err := s.Park(ctx, "acme", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-second; !errors.Is(wantUnavailable(t, err), ErrHeld) {
+		t.Errorf("error %v, want %v", err, ErrHeld)
+	}
+	story.want(t, "asleep starting: request", "starting asleep: park")
+	mustFault(t, stuck, "")
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	if n := len(readLines(t, filepath.Join(spec.DataDir, "starts"))); n != 0 {
+		t.Errorf("%d processes were started for a tenant that is held", n)
+	}
+}
