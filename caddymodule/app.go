@@ -57,8 +57,8 @@ type App struct {
 	// small documents and changes that are not in the files yet. Beyond it a
 	// worker closes documents, least recently used first, and writes
 	// checkpoints early. Its process takes half as much again and up to 32 MiB
-	// more; large documents are mapped, which counts as the system's cache. A
-	// change holds for workers started from then on. Default: 64.
+	// more; large documents are mapped, which counts as the system's cache.
+	// Default: 64.
 	MemoryMB int `json:"memory_mb,omitempty"`
 
 	// CORSOrigins are the web origins whose pages may use the API, such as
@@ -106,6 +106,7 @@ type App struct {
 	strict  map[*caddyhttp.Server]bool // that have the listener wrapper sq, or have been found to lack it
 	ctx     caddy.Context
 	events  *caddyevents.App
+	door    *door
 }
 
 // CaddyModule returns the Caddy module information.
@@ -126,7 +127,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("sq: finding the events app: %w", err)
 	}
-	a.events = events.(*caddyevents.App)
+	a.events, a.door = events.(*caddyevents.App), newDoor()
+	for _, event := range []string{"started", "stopping"} {
+		if err := a.events.On(event, a.door); err != nil {
+			return fmt.Errorf("sq: %w", err)
+		}
+	}
 	setDefault(&a.Config, "SQ_CONFIG", "/etc/sq/tenants.json")
 	setDefault(&a.DataRoot, "SQ_DATA_ROOT", "/var/lib/sq/tenants")
 	setDefault(&a.RunDir, "SQ_RUN_DIR", "/run/sq")

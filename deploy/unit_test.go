@@ -43,9 +43,13 @@ func TestUnitVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit := filepath.Join(t.TempDir(), "sqedge.service")
-	mustWrite(t, unit, strings.ReplaceAll(mustRead(t, "sqedge.service"), "/usr/local/bin/caddy", self))
-	if out := mustCommand(t, analyze, "verify", "--man=no", unit); strings.Contains(out, "sqedge") {
+	dir := t.TempDir()
+	var units []string
+	for _, name := range []string{"sqedge.service", "sqedge.socket"} {
+		units = append(units, filepath.Join(dir, name))
+		mustWrite(t, units[len(units)-1], strings.ReplaceAll(mustRead(t, name), "/usr/local/bin/caddy", self))
+	}
+	if out := mustCommand(t, analyze, append([]string{"verify", "--man=no"}, units...)...); strings.Contains(out, "sqedge") {
 		t.Errorf("systemd-analyze verify warns:\n%s", out)
 	}
 }

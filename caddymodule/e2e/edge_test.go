@@ -40,6 +40,7 @@ type Edge struct {
 	dir     string // holds everything below
 	url     string // of the site
 	env     []string
+	files   []*os.File // inherited as descriptor 3 and on, as from systemd
 	cmd     *exec.Cmd
 	exited  chan struct{}
 	waitErr error
@@ -152,7 +153,7 @@ func (e *Edge) Boot() {
 	log, err := os.OpenFile(e.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(e.t, err)
 	defer log.Close()
-	e.cmd.Stdout, e.cmd.Stderr = log, log
+	e.cmd.Stdout, e.cmd.Stderr, e.cmd.ExtraFiles = log, log, e.files
 	must(e.t, e.cmd.Start())
 	exited, cmd := make(chan struct{}), e.cmd
 	e.exited = exited

@@ -173,8 +173,8 @@ func testHTTPWhereTLSIsSpoken(t *testing.T, e *Edge) {
 func TestWarnsOfAServerWithoutTheListenerWrapper(t *testing.T) {
 	data, err := os.ReadFile("../../Caddyfile")
 	must(t, err)
-	const named = "\t\tlistener_wrappers {\n\t\t\tsq\n\t\t}\n"
-	config := strings.Replace(string(data), named, "", 1)
+	const named = "\t\t\tsq_graceful\n\t\t\ttls\n\t\t\tsq\n"
+	config := strings.Replace(string(data), named, "\t\t\tsq_graceful\n\t\t\ttls\n", 1)
 	if config == string(data) {
 		t.Fatal("the Caddyfile does not name the wrapper")
 	}
