@@ -100,8 +100,10 @@ func (e *Engine) commitLoop() {
 			e.hasten()
 		case <-e.quiet.C:
 			e.exclusively(e.mark)
+			e.bury()
 		case <-e.untidy:
 			e.exclusively(e.trim)
+			e.bury()
 		case <-e.drain:
 			e.exclusively(func() {
 				e.commit(e.take())
@@ -200,36 +202,44 @@ func (e *Engine) commit(b *batch) {
 		e.wal.rotated = false
 		notify(e.untidy)
 	}
+	if err == nil && e.wal.due() {
+		e.wal.prepared = true
+		e.committer.Go(e.prepareSpare)
+	}
 	clear(b.records)
 	e.spare = b.records[:0]
 	// A document refers to its last batch for as long as it is open.
 	b.records, b.docs, b.states = nil, nil, nil
 }
 
-// trim deletes segments that no document needs, and hurries the documents that
+// trim condemns segments that no document needs, and hurries the documents that
 // keep the log from getting shorter.
 func (e *Engine) trim() {
 	const crowded = 4 // segments
-	if len(e.wal.segments) == 1 {
-		return
-	}
 	e.mu.Lock()
-	unsaved := e.wal.oldest().unsaved(e.docs)
-	if len(e.wal.segments) > crowded {
-		for _, d := range unsaved {
-			if !d.urgent {
-				d.urgent = true
-				notify(e.kick)
+	defer e.mu.Unlock()
+	for len(e.wal.segments) > 1 {
+		unsaved := e.wal.oldest().unsaved(e.docs)
+		if len(unsaved) == 0 {
+			e.wal.condemn()
+			continue
+		}
+		if len(e.wal.segments) > crowded {
+			for _, d := range unsaved {
+				if !d.urgent {
+					d.urgent = true
+					notify(e.kick)
+				}
 			}
 		}
+		return
 	}
-	e.mu.Unlock()
-	if len(unsaved) == 0 {
-		if err := e.wal.dropOldest(); err != nil {
-			e.log.Warn("a log segment that is not needed any more stays: " + err.Error())
-			return
-		}
-		e.trim()
+}
+
+// bury removes the files of condemned segments. What stays is tried again.
+func (e *Engine) bury() {
+	if err := e.wal.bury(); err != nil {
+		e.log.Warn(err.Error())
 	}
 }
 

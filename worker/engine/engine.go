@@ -231,7 +231,11 @@ func (e *Engine) Close() error {
 		}
 		e.stopCommitter()
 		if e.Err() == nil && len(e.dirty) == 0 && e.wal.disposable(e.docs) {
-			if err := e.wal.empty(e.seq + 1); err != nil {
+			err := e.wal.empty(e.seq + 1)
+			if err == nil {
+				err = e.wal.bury()
+			}
+			if err != nil {
 				errs = append(errs, fmt.Errorf("empty the log: %w", err))
 			}
 		}

@@ -1,13 +1,9 @@
 package engine
 
 import (
-	"crypto/rand"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,126 +20,22 @@ const (
 type wal struct {
 	dir      directory
 	segments []*segment // oldest first
-	limit    int64      // bytes of a segment
+	limit    int64      // bytes that a segment should not exceed
 	f        *os.File   // the last segment
 	epoch    [8]byte
-	used     int64  // bytes of the last segment that hold records
-	alloc    int64  // bytes of it that are allocated
-	durable  uint64 // the last sequence known to be synced
-	lastMark uint64 // sequence of the last mark
+	used     int64    // bytes of the last segment that hold records
+	alloc    int64    // bytes of it that are allocated
+	durable  uint64   // the last sequence known to be synced
+	lastMark uint64   // sequence of the last mark
+	spare    *os.File // a blank file of limit bytes for the next segment, or nil
+	prepared bool     // one was begun, at least, since the last segment was
 	buf      []byte
 	rotated  bool         // since the last look for segments to delete
 	bytes    atomic.Int64 // of all segments on disk
-}
 
-// segment is one file of the log.
-type segment struct {
-	first uint64
-	size  int64
-	wrote time.Time         // when it was last written, of one found by Open
-	last  map[string]uint64 // sequence of each document's last change in it, by name
-}
-
-func (s *segment) name() string { return fmt.Sprintf("%s%016x", segmentPrefix, s.first) }
-
-func parseSegment(name string) (first uint64, ok bool) {
-	digits, ok := strings.CutPrefix(name, segmentPrefix)
-	if !ok || len(digits) != 16 {
-		return 0, false
-	}
-	first, err := strconv.ParseUint(digits, 16, 64)
-	return first, err == nil
-}
-
-// unsaved returns the documents, of those open, with changes here that their
-// files lack. One that was closed has none. The caller holds the engine's mu.
-func (s *segment) unsaved(open map[string]*document) (docs []*document) {
-	for name, seq := range s.last {
-		if d := open[name]; d != nil && d.lacks(seq) {
-			docs = append(docs, d)
-		}
-	}
-	return docs
-}
-
-func (w *wal) oldest() *segment { return w.segments[0] }
-
-// disposable reports whether no segment holds a change that its file lacks.
-func (w *wal) disposable(open map[string]*document) bool {
-	for _, s := range w.segments {
-		if len(s.unsaved(open)) > 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// begin starts a segment whose first record will be first. It gets its name
-// only once its header is on disk, so a segment is never found without one; up
-// to then a failure, even of its sync, concerns a file that goes away again.
-func (w *wal) begin(first uint64, alloc int64) (err error) {
-	f, err := w.dir.temp()
-	if err != nil {
-		return err
-	}
-	temp := f.Name()
-	defer func() {
-		if err != nil {
-			f.Close()
-			w.dir.remove(temp)
-		}
-	}()
-	if err := preallocate(f, 0, alloc); err != nil {
-		return err
-	}
-	var epoch [8]byte
-	rand.Read(epoch[:])
-	if _, err := f.WriteAt(appendSegmentHeader(nil, epoch, first), 0); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	s := &segment{first: first, size: alloc, last: make(map[string]uint64)}
-	if err := w.dir.rename(temp, w.dir, s.name()); err != nil {
-		return err
-	}
-	if err := w.dir.sync(); err != nil {
-		return unsynced{err}
-	}
-	if w.f != nil {
-		w.f.Close()
-	}
-	w.f, w.epoch, w.used, w.alloc = f, epoch, segmentHeader, alloc
-	w.segments = append(w.segments, s)
-	w.bytes.Add(alloc)
-	return nil
-}
-
-// empty replaces all segments by one without records.
-func (w *wal) empty(next uint64) error {
-	if w.used == segmentHeader && len(w.segments) == 1 {
-		return nil
-	}
-	if err := w.begin(next, 4096); err != nil {
-		return err
-	}
-	for len(w.segments) > 1 {
-		if err := w.dropOldest(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *wal) dropOldest() error {
-	s := w.oldest()
-	if err := w.dir.remove(s.name()); err != nil {
-		return err
-	}
-	w.segments = w.segments[1:]
-	w.bytes.Add(-s.size)
-	return nil
+	// condemned are segments whose files are to be removed, oldest first: the
+	// committer's alone while it runs.
+	condemned []*segment
 }
 
 // write makes a batch durable, for whose records there is room.
@@ -216,24 +108,6 @@ func (w *wal) reserve(size int64) error {
 	return nil
 }
 
-// preallocate makes f to bytes long, zeros from from on. They are written, not
-// only reserved: the sync of a record in a block that was never written has the
-// file's metadata to write too, which takes half as long again.
-func preallocate(f *os.File, from, to int64) error {
-	if err := allocate(f, from, to); err != nil {
-		return err
-	}
-	zeros := make([]byte, min(to-from, 64<<10))
-	for from < to {
-		n, err := f.WriteAt(zeros[:min(to-from, int64(len(zeros)))], from)
-		if err != nil {
-			return err
-		}
-		from += int64(n)
-	}
-	return nil
-}
-
 // resume goes on writing the last segment after used bytes. What follows them
 // is the rest of a torn batch, or nothing, and becomes zero.
 //
@@ -265,4 +139,5 @@ func (w *wal) close() {
 	if w.f != nil {
 		w.f.Close()
 	}
+	w.dropSpare()
 }

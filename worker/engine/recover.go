@@ -83,7 +83,8 @@ func (e *Engine) recover() error {
 	for name, h := range histories {
 		e.restore(name, h)
 	}
-	e.trimRecovered()
+	e.trim() // of what a crash kept from being removed
+	e.bury()
 	return nil
 }
 
@@ -293,14 +294,4 @@ func (e *Engine) logRecovered() error {
 		return err
 	}
 	return last.wait()
-}
-
-// trimRecovered deletes the segments that a crash kept from being deleted.
-func (e *Engine) trimRecovered() {
-	for len(e.wal.segments) > 1 && len(e.wal.oldest().unsaved(e.docs)) == 0 {
-		if err := e.wal.dropOldest(); err != nil {
-			e.log.Warn("a log segment that is not needed any more stays: " + err.Error())
-			return
-		}
-	}
 }

@@ -96,7 +96,7 @@ func (w *wal) room() int64 { return w.alloc - w.used - keptRoom }
 // grow makes the room n bytes at least. Where the error is harmless nothing was
 // changed but for zeros after the last segment's end.
 func (w *wal) grow(n int64) error {
-	if w.used > segmentHeader && w.used+n > w.limit {
+	if w.used > segmentHeader && (w.used+n > w.limit || w.spare != nil) {
 		if err := w.begin(w.durable+1, enough(firstAlloc, segmentHeader+n+keptRoom)); err != nil {
 			return fmt.Errorf("start a log segment: %w", err)
 		}
