@@ -20,6 +20,8 @@ type record struct {
 
 // batch is what one write and one sync make durable.
 type batch struct {
+	joined  []*write // not ordered yet; guarded by the engine's door
+	writers int
 	records []record
 	claimed int64       // of the log's room, for them
 	docs    []*document // to publish once it is durable
@@ -78,17 +80,21 @@ func (e *Engine) usable() error {
 	return nil
 }
 
+// join puts a write into the pending batch.
+func (e *Engine) join(w *write) *batch {
+	e.door.Lock()
+	defer e.door.Unlock()
+	b := e.pending
+	b.joined = append(b.joined, w)
+	return b
+}
+
 // hasten has the pending batch committed: by the caller where nobody else commits,
 // since waking another goroutine would cost a lone writer a good part of a sync.
 func (e *Engine) hasten() {
-	if !e.committing.TryLock() {
-		return // who holds it looks again once it is done
-	}
-	e.gather()
-	e.commit(e.take())
-	e.committing.Unlock()
-	if e.waiting() > 0 {
-		notify(e.wake)
+	if e.committing.TryLock() { // else who holds it looks again once it is done
+		defer e.committed()
+		e.commit(e.take())
 	}
 }
 
@@ -117,48 +123,79 @@ func (e *Engine) commitLoop() {
 // exclusively calls fn while nobody commits.
 func (e *Engine) exclusively(fn func()) {
 	e.committing.Lock()
+	defer e.committed()
 	fn()
+}
+
+// committed lets the next one commit; to be deferred. A fault of the program
+// fails the engine, for others' writes are under way in whoever met it.
+func (e *Engine) committed() {
+	fault := recover()
+	if fault != nil {
+		e.fail(fmt.Errorf("commit: %v", fault))
+	}
 	e.committing.Unlock()
-	if e.waiting() > 0 {
+	if e.waiting() {
 		notify(e.wake)
 	}
-}
-
-// gather lets the writers that the last batch woke join the next one, as long as
-// they keep coming. A writer that is alone does not wait.
-func (e *Engine) gather() {
-	const patience = 20 // yields, of a fraction of a microsecond, for one more
-	n := e.waiting()
-	all := n + e.woken
-	if all <= 2 {
-		return
-	}
-	for idle := 0; n < all && idle < patience; idle++ {
-		runtime.Gosched()
-		if now := e.waiting(); now > n {
-			n, idle = now, 0
-		}
+	if fault != nil {
+		panic(fault)
 	}
 }
 
-// waiting returns the length of the pending batch.
-func (e *Engine) waiting() int {
+// waiting reports whether there is anything to commit.
+func (e *Engine) waiting() bool {
+	e.door.Lock()
+	defer e.door.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.pending.records)
+	return len(e.pending.joined)+len(e.pending.records) > 0
 }
 
-// take ends the pending batch and notes the state it leads to; nil if there is
-// nothing to write.
+// arrived takes the writes that have joined the pending batch.
+func (e *Engine) arrived() []*write {
+	e.door.Lock()
+	defer e.door.Unlock()
+	b := e.pending
+	joined := b.joined
+	b.joined = e.joined[:0]
+	e.joined = joined
+	b.writers += len(joined)
+	return joined
+}
+
+// take orders the writes of the pending batch, ends it and notes the state it
+// leads to; nil if there is nothing. It lets the writers that the last batch
+// woke join, as long as they keep coming; one that is alone does not wait.
 func (e *Engine) take() *batch {
+	const patience = 20 // yields, of a fraction of a microsecond, for one more
+	for idle := 0; ; {
+		joined := e.arrived()
+		for _, w := range joined {
+			e.order(w)
+		}
+		clear(joined)
+		if len(joined) > 0 {
+			idle = 0
+			continue
+		}
+		if n := e.pending.writers; n >= e.woken || n+e.woken <= 2 || idle == patience {
+			break
+		}
+		idle++
+		runtime.Gosched()
+	}
+	e.door.Lock()
+	defer e.door.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	b := e.pending
-	if len(b.records) == 0 {
+	if len(b.records) == 0 && b.writers+len(b.joined) == 0 {
 		return nil
 	}
 	e.pending = newBatch()
-	e.pending.records, e.spare = e.spare, nil
+	e.pending.records, e.pending.joined = e.records, e.joined[:0]
+	e.records, e.joined = nil, b.joined[:0]
 	b.states = make([]*content, len(b.docs))
 	for i, d := range b.docs {
 		b.states[i] = d.now.snapshot()
@@ -173,7 +210,7 @@ func (e *Engine) commit(b *batch) {
 		return
 	}
 	err := e.Err()
-	if err == nil {
+	if err == nil && len(b.records) > 0 {
 		start := time.Now()
 		if err = e.wal.write(b); err != nil {
 			e.fail(err)
@@ -195,7 +232,7 @@ func (e *Engine) commit(b *batch) {
 	e.mu.Unlock()
 	b.err = err
 	close(b.done)
-	e.woken = len(b.records)
+	e.woken = b.writers
 	e.quiet.Reset(quietAfter)
 	tidy := err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase }))
 	if tidy {
@@ -207,9 +244,9 @@ func (e *Engine) commit(b *batch) {
 		e.committer.Go(e.prepareSpare)
 	}
 	clear(b.records)
-	e.spare = b.records[:0]
+	e.records = b.records[:0]
 	// A document refers to its last batch for as long as it is open.
-	b.records, b.docs, b.states = nil, nil, nil
+	b.joined, b.records, b.docs, b.states = nil, nil, nil, nil
 }
 
 // trim condemns segments that no document needs, and hurries the documents that

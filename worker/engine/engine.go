@@ -64,6 +64,7 @@ type Engine struct {
 	control directory // its .sq
 	lock    *os.File
 
+	door     sync.Mutex // before mu
 	mu       sync.Mutex // guards what follows; never held during I/O
 	docs     map[string]*document
 	dirty    map[*document]struct{} // that hold changes their file does not
@@ -98,7 +99,8 @@ type Engine struct {
 	committing sync.Mutex
 	wal        *wal
 	woken      int      // writers, by the last batch
-	spare      []record // of the last batch, to be used again
+	records    []record // of the last batch, to be used again
+	joined     []*write // likewise
 }
 
 // Open locks the data directory, brings back every acknowledged change and is

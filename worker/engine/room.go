@@ -70,23 +70,27 @@ func (e *Engine) unclaim(n int64) {
 // extend makes room in the log for n bytes more than are promised, in a new
 // segment where the last one is full. The error is harmless, or that of usable.
 func (e *Engine) extend(n int64) (err error) {
-	e.exclusively(func() {
-		e.mu.Lock()
-		n += e.promised
-		if err = e.usable(); err != nil || n <= e.free {
-			e.mu.Unlock()
-			return
-		}
-		e.free = 0 // whoever claims meanwhile waits for what comes of this
+	e.exclusively(func() { err = e.extendCommitting(n) })
+	return err
+}
+
+func (e *Engine) extendCommitting(n int64) error {
+	e.mu.Lock()
+	n += e.promised
+	if err := e.usable(); err != nil || n <= e.free {
 		e.mu.Unlock()
-		if err = e.wal.grow(n); err != nil && !harmless(err) {
-			e.fail(err)
-			err = e.Err()
-		}
-		e.mu.Lock()
-		e.free = e.wal.room()
-		e.mu.Unlock()
-	})
+		return err
+	}
+	e.free = 0 // whoever claims meanwhile waits for what comes of this
+	e.mu.Unlock()
+	err := e.wal.grow(n)
+	if err != nil && !harmless(err) {
+		e.fail(err)
+		err = e.Err()
+	}
+	e.mu.Lock()
+	e.free = e.wal.room()
+	e.mu.Unlock()
 	return err
 }
 

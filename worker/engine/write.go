@@ -23,8 +23,8 @@ type Result struct {
 }
 
 // Append adds text to the scroll at a place. The text is the caller's to check:
-// UTF-8 without break bytes. quota is the tenant's, in bytes, 0 for none. When
-// ctx ends first, Append returns its error, and the write happens all the same.
+// UTF-8 without break bytes. quota is the tenant's, in bytes, 0 for none. ctx ends
+// the wait for memory, not that for the disk: a write once begun is seen through.
 // A write without effect returns when what it depends on is durable.
 func (e *Engine) Append(ctx context.Context, document string, at phext.Coordinate, text []byte, quota int64) (Result, error) {
 	return e.mutate(ctx, document, change{opAppend, at, text, quota})
@@ -48,6 +48,18 @@ type change struct {
 	quota int64
 }
 
+// write is a change on its way. It is ordered by whoever commits the batch that it
+// joined.
+type write struct {
+	change
+	doc     *document
+	ordered bool
+	result  Result
+	err     error  // why it was not made
+	scroll  []byte // that it leads to, valid until space is released
+	space   room
+}
+
 func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
@@ -64,43 +76,44 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	if ch.kind == opPut {
 		ch.text = bytes.Clone(ch.text) // it stays
 	}
-	r, b, err := e.applyWhenFree(ctx, d, ch)
-	if err != nil || b == nil {
-		return r, err
+	w := &write{change: ch, doc: d}
+	defer w.space.release()
+	if err := e.makeWhenFree(ctx, w); err != nil {
+		return Result{}, err
 	}
-	e.hasten()
-	select {
-	case <-b.done:
-		return r, b.err
-	case <-ctx.Done():
-		return Result{}, ctx.Err()
+	if len(w.scroll) > 0 {
+		err = guard(func() error { // it may be in the file
+			w.result.Checksum = phext.Checksum(w.scroll)
+			return nil
+		})
 	}
+	return w.result, err
 }
 
-// applyWhenFree is apply that waits for memory, holding no lock.
-func (e *Engine) applyWhenFree(ctx context.Context, d *document, ch change) (Result, *batch, error) {
+// makeWhenFree is make that waits for memory, holding no lock.
+func (e *Engine) makeWhenFree(ctx context.Context, w *write) error {
 	for {
-		r, b, err := e.apply(d, ch)
+		err := e.make(w)
 		var full *fullError
 		if err == nil || !errors.As(err, &full) {
-			return r, b, err
+			return err
 		}
 		select {
 		case <-full.freed:
 		case <-ctx.Done():
-			return Result{}, nil, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }
 
-// apply orders a change among the others and returns the batch that makes it
-// durable.
-func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
+// make has a write ordered and waits until it is durable.
+func (e *Engine) make(w *write) error {
+	d := w.doc
 	d.gate.RLock()
-	r, b, err = e.attempt(d, ch)
+	err := e.attempt(w)
 	d.gate.RUnlock()
 	if !errors.Is(err, ErrChanged) {
-		return r, b, err
+		return err
 	}
 	// A checkpoint that has just renamed its file looks like an edit: look
 	// again when none is under way.
@@ -108,55 +121,54 @@ func (e *Engine) apply(d *document, ch change) (r Result, b *batch, err error) {
 	defer d.io.Unlock()
 	d.gate.RLock()
 	defer d.gate.RUnlock()
-	return e.attempt(d, ch)
+	return e.attempt(w)
 }
 
-func (e *Engine) attempt(d *document, ch change) (r Result, b *batch, err error) {
-	var space room
-	defer space.release()
-	err = guard(func() error {
-		var text []byte
-		if r, text, b, err = e.order(d, ch, &space); len(text) > 0 {
-			r.Checksum = phext.Checksum(text)
+// attempt has a write ordered once. The caller shares the gate: whoever holds it
+// alone finds every write before him durable.
+func (e *Engine) attempt(w *write) error {
+	w.ordered = false
+	for !w.ordered {
+		b := e.join(w)
+		e.hasten()
+		if err := b.wait(); w.ordered && w.err == nil {
+			return err
 		}
-		return err
-	})
-	return r, b, err
+	}
+	return w.err
 }
 
-// order applies a change and returns the scroll that it leads to, which stays
-// valid until the caller releases space.
-func (e *Engine) order(d *document, ch change, space *room) (r Result, text []byte, b *batch, err error) {
+// order makes a write in memory, and puts its record into the pending batch.
+func (e *Engine) order(w *write) {
+	w.ordered = true
+	w.err = guard(func() error { return e.orderGuarded(w) })
+}
+
+func (e *Engine) orderGuarded(w *write) (err error) {
 	warn := func() {}
 	defer func() { warn() }()
+	d := w.doc
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for tries := 0; ; tries++ {
-		if err := e.admitLocked(d); err != nil {
-			return r, nil, nil, err
-		}
-		if ch.kind == opAppend && tries < maxTries && !space.fits(d.now.get(ch.at), len(ch.text)) {
-			space.pin(d.now, ch.at)
-			e.unlocked(func() { space.fill(len(ch.text)) })
-			continue
-		}
-		before := e.total
-		r, text, b, err = e.applyLocked(d, ch, space)
-		if err == errNoRoom {
-			if e.unlocked(func() { err = e.extend(recordSize(d.name, len(ch.text))) }); err == nil {
-				continue
-			}
-		}
-		if err == nil {
-			warn = e.watchQuotaLocked(ch.quota, before)
-		}
-		return r, text, b, err
+	if err := e.admitLocked(d); err != nil {
+		return err
 	}
+	if w.kind == opAppend && !w.space.fits(d.now.get(w.at), len(w.text)) {
+		w.space.pin(d.now, w.at)
+		e.unlocked(func() { w.space.fill(len(w.text)) })
+	}
+	before := e.total
+	err = e.applyLocked(w)
+	if err == errNoRoom {
+		if e.unlocked(func() { err = e.extendCommitting(recordSize(d.name, len(w.text))) }); err == nil {
+			err = e.applyLocked(w)
+		}
+	}
+	if err == nil {
+		warn = e.watchQuotaLocked(w.quota, before)
+	}
+	return err
 }
-
-// maxTries is how often a large scroll is copied without mu, only to find that
-// somebody else has changed it meanwhile.
-const maxTries = 3
 
 // admitLocked says why the document takes no change now. It looks at the
 // document's file before the first change of each batch, so that no batch is
@@ -214,7 +226,8 @@ func (e *Engine) unedited(d *document) (bool, error) {
 	return ours && d.orphan == nil, nil
 }
 
-func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byte, *batch, error) {
+func (e *Engine) applyLocked(w *write) error {
+	d, ch := w.doc, &w.change
 	c := d.now
 	old := c.get(ch.at)
 	n := len(ch.text)
@@ -227,26 +240,27 @@ func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byt
 	}
 	if n == len(old) && (n == 0 || ch.kind == opAppend) {
 		r.Seq = c.seq
-		space.pin(c, ch.at) // it may be in the file
-		return r, old, d.last, nil
+		w.space.pin(c, ch.at) // it may be in the file
+		w.result, w.scroll = r, old
+		return nil
 	}
 	size := c.sizeWith(ch.at, len(old), n)
 	if grow := size - c.size; ch.quota > 0 && grow > 0 && e.total+grow > ch.quota {
-		return Result{}, nil, nil, &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
+		return &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
 	}
 	if err := e.admitMemoryLocked(n); err != nil {
-		return Result{}, nil, nil, err
+		return err
 	}
 	o := op{kind: ch.kind, document: d.name, at: ch.at}
 	if !e.claimLocked(recordSize(d.name, len(ch.text))) {
-		return Result{}, nil, nil, errNoRoom
+		return errNoRoom
 	}
 	var text []byte
 	switch {
 	case n == 0:
 		o.kind = opDelete
 	case ch.kind == opAppend:
-		text = extended(old, ch.text, *space)
+		text = extended(old, ch.text, w.space)
 		o.text = text[len(old):]
 	default:
 		text = ch.text
@@ -258,10 +272,11 @@ func (e *Engine) applyLocked(d *document, ch change, space *room) (Result, []byt
 	if d.touched != nil {
 		d.touched[ch.at] = struct{}{}
 	}
-	b := e.add(d, o, recordSize(d.name, len(ch.text)))
+	e.add(d, o, recordSize(d.name, len(ch.text)))
 	c.seq, r.Seq = e.seq, e.seq
 	e.soil(d, int64(len(ch.text)))
-	return r, text, b, nil
+	w.result, w.scroll = r, text
+	return nil
 }
 
 // soil notes that a document has a change of n bytes that its file lacks. The
