@@ -23,8 +23,9 @@ type document struct {
 	io   sync.Mutex   // held by whoever reads or replaces the file
 	gate sync.RWMutex // shared by writers; held to keep them out
 
-	pins atomic.Int32  // uses under way, which keep it open; taken under the engine's mu
-	used atomic.Uint64 // the engine's clock at the last use
+	pins   atomic.Int32  // uses under way, which keep it open
+	closed atomic.Bool   // the engine has dropped it; looked at once it is pinned
+	used   atomic.Uint64 // the engine's clock at the last use
 
 	// state is what readers see: the newest version that is durable. Whoever
 	// commits replaces it, in the order of the log.
@@ -137,6 +138,15 @@ func (e *Engine) find(name string, create bool) (*document, error) {
 // pin returns the document of this name and keeps it from being closed. Without
 // create, it returns nil where none is open.
 func (e *Engine) pin(name string, create bool) (*document, error) {
+	if d, ok := e.opened.Load(name); ok {
+		d := d.(*document)
+		d.pins.Add(1)
+		if !d.closed.Load() { // nor will it be, now that it is pinned
+			d.touch(&e.memory)
+			return d, nil
+		}
+		d.unpin()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	d := e.docs[name]
@@ -147,13 +157,23 @@ func (e *Engine) pin(name string, create bool) (*document, error) {
 		return nil, nil
 	case d == nil:
 		d = &document{name: name}
-		e.docs[name] = d
+		e.enterLocked(d)
 	}
 	d.pins.Add(1)
-	if now := e.memory.clock; d.used.Load() != now {
+	d.touch(&e.memory)
+	return d, nil
+}
+
+func (e *Engine) enterLocked(d *document) {
+	e.docs[d.name] = d
+	e.opened.Store(d.name, d)
+}
+
+// touch notes that the document is in use.
+func (d *document) touch(m *memory) {
+	if now := m.clock.Load(); d.used.Load() != now {
 		d.used.Store(now)
 	}
-	return d, nil
 }
 
 // prepare makes sure that a document is open.
@@ -206,8 +226,7 @@ func (e *Engine) load(d *document) error {
 		b.record.seq, d.now.seq = known.seq, known.seq
 	}
 	d.publish(d.now.snapshot())
-	e.memory.clock++
-	d.used.Store(e.memory.clock)
+	d.used.Store(e.memory.clock.Add(1))
 	if e.memory.held > e.opts.Memory {
 		e.closeUnusedLocked(0)
 	}

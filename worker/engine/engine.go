@@ -64,9 +64,14 @@ type Engine struct {
 	control directory // its .sq
 	lock    *os.File
 
-	door     sync.Mutex // before mu
-	mu       sync.Mutex // guards what follows; never held during I/O
-	docs     map[string]*document
+	opened sync.Map // docs, to be looked up without mu
+
+	// door guards the writes that have joined the pending batch, and is taken
+	// before mu. Which batch that is changes only under both.
+	door sync.Mutex
+
+	mu       sync.Mutex             // guards what follows; never held during I/O
+	docs     map[string]*document   // that are open
 	dirty    map[*document]struct{} // that hold changes their file does not
 	sizes    map[string]int64       // of documents not opened yet
 	counts   map[string]counted
@@ -221,6 +226,7 @@ func (e *Engine) Close() error {
 	e.closeOnce.Do(func() {
 		e.mu.Lock()
 		e.closing = true
+		e.opened.Clear() // so that whoever comes is told
 		e.memory.wakeLocked()
 		e.mu.Unlock()
 		close(e.quit)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/bits"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,10 +22,10 @@ const (
 // mu. Documents that wait for a person, since somebody edited their files, are
 // left out: nothing can be done about them.
 type memory struct {
-	held  int64  // by all open documents
-	stuck int64  // by those of them with changes that their files lack
-	clock uint64 // advances when a document is opened
-	short int64  // the most that a writer waits for; 0 without one
+	held  int64         // by all open documents
+	stuck int64         // by those of them with changes that their files lack
+	clock atomic.Uint64 // advances when a document is opened
+	short int64         // the most that a writer waits for; 0 without one
 
 	freed chan struct{} // closed once less is held; nil where nobody waits
 }
@@ -155,6 +156,10 @@ func (e *Engine) closableLocked(d *document) bool {
 // read. The next use makes a document of its own, which begins with a base
 // record in the log: whatever its file is then, recovery knows it.
 func (e *Engine) closeDocumentLocked(d *document) {
+	if d.closed.Store(true); d.pins.Load() > 0 {
+		d.closed.Store(false) // somebody was faster
+		return
+	}
 	b := d.now.base
 	if delete(e.counts, d.name); b.id.exists {
 		e.sizes[d.name] = b.id.size
@@ -162,6 +167,7 @@ func (e *Engine) closeDocumentLocked(d *document) {
 			Name: d.name, Bytes: b.id.size, Scrolls: d.now.count, Modified: b.modified()}}
 	}
 	delete(e.docs, d.name)
+	e.opened.CompareAndDelete(d.name, d)
 	d.now.release()
 	d.state.Load().release()
 	e.memory.held -= d.held

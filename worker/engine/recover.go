@@ -213,7 +213,7 @@ func (e *Engine) restore(name string, h *history) {
 		return // a file edited since is simply the document now
 	}
 	d := &document{name: name}
-	e.docs[name] = d
+	e.enterLocked(d)
 	for s, seq := range h.spans {
 		s.last[name] = seq
 	}
