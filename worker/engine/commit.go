@@ -11,9 +11,16 @@ import (
 // batch was synced.
 const quietAfter = 50 * time.Millisecond
 
-// record is an operation with its place in the log.
+// record is an operation with its place in the log, or several that hold together.
 type record struct {
-	seq uint64
+	seq  uint64
+	doc  *document
+	op   op
+	more []operation
+}
+
+// operation is one of those behind the first in a record.
+type operation struct {
 	doc *document
 	op  op
 }
@@ -46,15 +53,20 @@ func (b *batch) base(d *document) fileRecord {
 // the room in the log that was claimed for it. The caller holds mu; once it has
 // released it, it must hasten or wake the committer.
 func (e *Engine) add(d *document, o op, claimed int64) *batch {
-	b := e.pending
 	e.seq++
+	b := e.pending
+	b.records = append(b.records, record{seq: e.seq, doc: d, op: o})
+	b.claim(d, claimed)
+	return b
+}
+
+// claim notes that there is something of the document's in the batch.
+func (b *batch) claim(d *document, claimed int64) {
 	b.claimed += claimed
-	b.records = append(b.records, record{e.seq, d, o})
 	if d.last != b {
 		d.last = b
 		b.docs = append(b.docs, d)
 	}
-	return b
 }
 
 // submit adds a base or intent record; it also publishes the document's present

@@ -30,6 +30,7 @@ type wal struct {
 	spare    *os.File // a blank file of limit bytes for the next segment, or nil
 	prepared bool     // one was begun, at least, since the last segment was
 	buf      []byte
+	ops      []op         // of the record that is being written
 	rotated  bool         // since the last look for segments to delete
 	bytes    atomic.Int64 // of all segments on disk
 
@@ -43,21 +44,29 @@ func (w *wal) write(b *batch) error {
 	current := w.segments[len(w.segments)-1]
 	w.buf = w.buf[:0]
 	for _, r := range b.records {
-		ops := []op{r.op}
-		switch r.op.kind {
-		case opBase:
-			r.doc.segment = current.first
-		case opAppend, opPut, opDelete:
-			if r.doc.segment != current.first {
-				// What a document's changes in a segment lie on stands before
-				// them, so that older segments can go.
-				ops = []op{{kind: opBase, document: r.doc.name, file: b.base(r.doc)}, r.op}
-				r.doc.segment = current.first
+		w.ops = w.ops[:0]
+		put := func(d *document, o op) {
+			switch o.kind {
+			case opBase:
+				d.segment = current.first
+			case opAppend, opPut, opDelete:
+				if d.segment != current.first {
+					// What a document's changes in a segment lie on stands
+					// before them, so that older segments can go.
+					w.ops = append(w.ops, op{kind: opBase, document: d.name, file: b.base(d)})
+					d.segment = current.first
+				}
+				current.last[d.name] = r.seq
 			}
-			current.last[r.doc.name] = r.seq
+			w.ops = append(w.ops, o)
 		}
-		w.buf = appendFrame(w.buf, w.epoch, r.seq, w.durable, ops...)
+		put(r.doc, r.op)
+		for _, m := range r.more {
+			put(m.doc, m.op)
+		}
+		w.buf = appendFrame(w.buf, w.epoch, r.seq, w.durable, w.ops...)
 	}
+	clear(w.ops)
 	return w.flush(b.records[len(b.records)-1].seq)
 }
 

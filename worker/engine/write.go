@@ -81,12 +81,18 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	if err := e.makeWhenFree(ctx, w); err != nil {
 		return Result{}, err
 	}
-	if len(w.scroll) > 0 {
-		err = guard(func() error { // it may be in the file
-			w.result.Checksum = phext.Checksum(w.scroll)
-			return nil
-		})
+	return w.answer()
+}
+
+// answer is the result of a write that was made.
+func (w *write) answer() (Result, error) {
+	if len(w.scroll) == 0 {
+		return w.result, nil
 	}
+	err := guard(func() error { // it may be in the file
+		w.result.Checksum = phext.Checksum(w.scroll)
+		return nil
+	})
 	return w.result, err
 }
 
@@ -227,11 +233,30 @@ func (e *Engine) unedited(d *document) (bool, error) {
 }
 
 func (e *Engine) applyLocked(w *write) error {
+	o, changed, err := e.alterLocked(w, func(n int) error {
+		if err := e.admitMemoryLocked(n); err != nil {
+			return err
+		}
+		if !e.claimLocked(recordSize(w.doc.name, len(w.text))) {
+			return errNoRoom
+		}
+		return nil
+	})
+	if changed {
+		e.add(w.doc, o, recordSize(w.doc.name, len(w.text)))
+		e.logged(w)
+	}
+	return err
+}
+
+// alterLocked makes a change in memory and returns what the log must hold of it.
+// admit is asked before, with the length that the scroll will have.
+func (e *Engine) alterLocked(w *write, admit func(n int) error) (o op, changed bool, err error) {
 	d, ch := w.doc, &w.change
 	c := d.now
 	old := c.get(ch.at)
 	n := len(ch.text)
-	r := Result{Bytes: int64(n)}
+	r := Result{Bytes: int64(n), Seq: c.seq}
 	switch ch.kind {
 	case opAppend:
 		n += len(old)
@@ -239,22 +264,18 @@ func (e *Engine) applyLocked(w *write) error {
 		r.Bytes = int64(len(old))
 	}
 	if n == len(old) && (n == 0 || ch.kind == opAppend) {
-		r.Seq = c.seq
 		w.space.pin(c, ch.at) // it may be in the file
 		w.result, w.scroll = r, old
-		return nil
+		return o, false, nil
 	}
 	size := c.sizeWith(ch.at, len(old), n)
 	if grow := size - c.size; ch.quota > 0 && grow > 0 && e.total+grow > ch.quota {
-		return &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
+		return o, false, &QuotaError{Used: e.total, Quota: ch.quota, Need: grow}
 	}
-	if err := e.admitMemoryLocked(n); err != nil {
-		return err
+	if err := admit(n); err != nil {
+		return o, false, err
 	}
-	o := op{kind: ch.kind, document: d.name, at: ch.at}
-	if !e.claimLocked(recordSize(d.name, len(ch.text))) {
-		return errNoRoom
-	}
+	o = op{kind: ch.kind, document: d.name, at: ch.at}
 	var text []byte
 	switch {
 	case n == 0:
@@ -272,11 +293,15 @@ func (e *Engine) applyLocked(w *write) error {
 	if d.touched != nil {
 		d.touched[ch.at] = struct{}{}
 	}
-	e.add(d, o, recordSize(d.name, len(ch.text)))
-	c.seq, r.Seq = e.seq, e.seq
-	e.soil(d, int64(len(ch.text)))
 	w.result, w.scroll = r, text
-	return nil
+	return o, true, nil
+}
+
+// logged notes that a change is in the log, with the newest sequence, and not in
+// the document's file. The caller holds mu.
+func (e *Engine) logged(w *write) {
+	w.doc.now.seq, w.result.Seq = e.seq, e.seq
+	e.soil(w.doc, int64(len(w.text)))
 }
 
 // soil notes that a document has a change of n bytes that its file lacks. The
