@@ -1,3 +1,7 @@
+// A worker sets its number of threads by itself. The runtime need not open the
+// files of its cgroup for that, and keep them open.
+//go:debug containermaxprocs=0
+
 // Command sq-worker owns the data of one tenant. The edge starts it, hands it a
 // listening unix socket and two pipes (package wire says which), and ends it by
 // closing one of them:
@@ -9,6 +13,7 @@
 package main
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -17,10 +22,13 @@ import (
 	"time"
 
 	"github.com/sqedge/sqedge/shared/wire"
+	"github.com/sqedge/sqedge/worker/jail"
 )
 
 const usage = `usage:
-  sq-worker serve -tenant ID -dir DIR [-memory MB] [-answer-time DURATION] [-listen SOCKET]
+  sq-worker serve -tenant ID -dir DIR [-memory MB] [-answer-time DURATION]
+                  [-sandbox strict|default|off] [-listen SOCKET]
+  sq-worker sandbox           print which parts of a worker's jail this machine has, as JSON
   sq-worker version
 
 of a tenant's data directory that no worker has open:
@@ -51,6 +59,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "version":
 		fmt.Fprintln(stdout, wire.ProductVersion)
 		return 0
+	case "sandbox":
+		return sandbox(stdout, stderr)
 	case "check", "dump", "repair":
 		return offline(args[0], args[1:], stdout, stderr)
 	default:
@@ -60,26 +70,34 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 type config struct {
-	tenant string
-	dir    string
-	memory int    // MiB that documents may be held in
-	listen string // a socket to make instead of the inherited one
+	tenant  string
+	dir     string
+	memory  int // MiB that documents may be held in
+	sandbox wire.Sandbox
+	listen  string // a socket to make instead of the inherited one
 
 	answerTime time.Duration
 }
 
 // parseServe has said on stderr what is wrong where it returns an error.
 func parseServe(args []string, stderr io.Writer) (config, error) {
-	var cfg config
+	cfg := config{sandbox: wire.SandboxDefault}
 	flags := flag.NewFlagSet("sq-worker serve", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
 	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
 	flags.IntVar(&cfg.memory, "memory", wire.DefaultMemory, "`MB` of memory (MiB) for indexes, small documents and changes that are not in the files yet")
-	flags.StringVar(&cfg.listen, "listen", "", "for debugging without the edge: make this unix `socket` and serve until SIGTERM")
+	flags.Func("sandbox", "the jail: `mode` strict, default or off", func(s string) (err error) {
+		cfg.sandbox, err = wire.ParseSandbox(s)
+		return err
+	})
+	flags.StringVar(&cfg.listen, "listen", "", "for debugging without the edge: make this unix `socket` and serve until SIGTERM, with -sandbox off")
 	flags.DurationVar(&cfg.answerTime, "answer-time", time.Minute, "how long a client may take to read an answer, apart from a second for each 256 KiB of it")
 	if err := flags.Parse(args); err != nil {
 		return cfg, err
+	}
+	if cfg.listen != "" {
+		cfg.sandbox = wire.SandboxOff // or it could not remove its socket, nor be debugged
 	}
 	var err error
 	switch {
@@ -96,4 +114,18 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 		fmt.Fprintf(stderr, "sq-worker serve: %v\n%s", err, usage)
 	}
 	return cfg, err
+}
+
+// sandbox builds the jail around this process, as serve does, and says what came
+// of it.
+func sandbox(stdout, stderr io.Writer) int {
+	parts, err := jail.Enter(wire.SandboxDefault, "/", 0)
+	if err == nil {
+		err = json.NewEncoder(stdout).Encode(parts)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "sq-worker sandbox: %v\n", err)
+		return 1
+	}
+	return 0
 }

@@ -22,7 +22,7 @@ import (
 
 // The test binary is the worker too.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{"serve", "version", "check", "dump", "repair"}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"serve", "sandbox", "version", "check", "dump", "repair"}, os.Args[1]) {
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -55,6 +55,8 @@ func TestArguments(t *testing.T) {
 		{"serve -tenant acme -dir data", 2, `-dir "data" is not an absolute path`},
 		{"serve -tenant acme -dir /data -memory 7", 2, "-memory 7 is not from 8 to"},
 		{"serve -tenant acme -dir /data more", 2, `unexpected argument "more"`},
+		{"serve -tenant acme -dir /data -sandbox", 2, "flag needs an argument: -sandbox"},
+		{"serve -tenant acme -dir /data -sandbox none", 2, `"none" is no sandbox: want strict, default or off`},
 		{"serve -key secret", 2, "flag provided but not defined: -key"},
 		{"version", 0, wire.ProductVersion + "\n"},
 	}
@@ -136,15 +138,15 @@ type worker struct {
 	stderr   *bytes.Buffer
 }
 
-func startWorker(t *testing.T, dir string) *worker {
+func startWorker(t *testing.T, dir string, flags ...string) *worker {
 	t.Helper()
 	socket := mustListen(t)
 	defer socket.Close()
-	return startWorkerAt(t, dir, socket)
+	return startWorkerAt(t, dir, socket, flags...)
 }
 
 // startWorkerAt starts a worker at a socket that may outlive it.
-func startWorkerAt(t *testing.T, dir string, socket *os.File) *worker {
+func startWorkerAt(t *testing.T, dir string, socket *os.File, flags ...string) *worker {
 	t.Helper()
 	addr, err := net.FileListener(socket)
 	if err != nil {
@@ -160,7 +162,7 @@ func startWorkerAt(t *testing.T, dir string, socket *os.File) *worker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &worker{Cmd: command(t, "serve", "-tenant", "acme", "-dir", dir), lifeline: lifeline, stderr: new(bytes.Buffer)}
+	w := &worker{Cmd: command(t, append([]string{"serve", "-tenant", "acme", "-dir", dir}, flags...)...), lifeline: lifeline, stderr: new(bytes.Buffer)}
 	w.Env = []string{"GORACE=atexit_sleep_ms=0"} // else one of a race build lingers for a second
 	w.Stderr = w.stderr
 	w.ExtraFiles = []*os.File{socket, lifelineRead, readyWrite}

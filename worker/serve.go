@@ -19,6 +19,7 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 	"github.com/sqedge/sqedge/worker/api"
 	"github.com/sqedge/sqedge/worker/engine"
+	"github.com/sqedge/sqedge/worker/jail"
 )
 
 const (
@@ -51,9 +52,6 @@ func serve(cfg config) int {
 	unix.Umask(0o077)
 	// The reader of stderr may be gone, and logging must not end the drain.
 	signal.Ignore(syscall.SIGPIPE)
-	if err := forbidCore(); err != nil {
-		logger.Warn("a crash of this worker could leave its memory in a core file", zap.Error(err))
-	}
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
 	// The runtime would let garbage double the heap. Half as much again as the
 	// documents may hold is left for it, or else the collector works harder. The
@@ -67,6 +65,12 @@ func serve(cfg config) int {
 	e, err := connect(cfg)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "sq-worker serve: %v\n", err)
+		return 1
+	}
+	// From here on nothing but the tenant's data and connections is in reach.
+	if _, err := jail.Enter(cfg.sandbox, cfg.dir, memory); err != nil {
+		logger.Error("worker cannot lock itself in with the tenant's data", zap.Error(err))
+		e.tell(err.Error())
 		return 1
 	}
 	metrics := newMetrics()

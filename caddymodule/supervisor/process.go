@@ -18,6 +18,8 @@ import (
 
 	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 // maxSocketPath is the longest path that the kernel binds a socket to, which is
@@ -81,9 +83,13 @@ func spawn(cfg *Config, socket string, spec Spec, logger *zap.Logger) (_ *proces
 	}
 	theirs = append(theirs, errs)
 
+	args := []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(cfg.MemoryMB)}
+	if cfg.Sandbox != wire.SandboxDefault {
+		args = append(args, "-sandbox", string(cfg.Sandbox))
+	}
 	p.cmd = &exec.Cmd{
 		Path: cfg.Worker,
-		Args: []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(cfg.MemoryMB)},
+		Args: args,
 		// The edge's environment may hold secrets, and a worker needs none.
 		Env:        []string{},
 		Dir:        "/",

@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 // launch is what a worker has from its start on, so that another is needed where
@@ -13,6 +15,7 @@ type launch struct {
 	binary   identity
 	runDir   string
 	memoryMB int
+	sandbox  wire.Sandbox
 }
 
 // identity tells a file from the one that replaces it.
@@ -22,7 +25,7 @@ type identity struct {
 }
 
 func launchOf(cfg *Config) launch {
-	l := launch{worker: cfg.Worker, runDir: cfg.RunDir, memoryMB: cfg.MemoryMB}
+	l := launch{worker: cfg.Worker, runDir: cfg.RunDir, memoryMB: cfg.MemoryMB, sandbox: cfg.Sandbox}
 	// Where it is missing there is nothing better to run either.
 	if info, err := os.Stat(cfg.Worker); err == nil {
 		device, inode := fileID(info)

@@ -39,6 +39,10 @@ type Config struct {
 	// owner may enter it. One edge at a time may use it. Required.
 	RunDir string
 
+	// Sandbox is the jail that workers build around themselves. Default:
+	// [wire.SandboxDefault].
+	Sandbox wire.Sandbox
+
 	// Logger receives the supervisor's lines and those of the workers, all
 	// with the field tenant. Default: none.
 	Logger *zap.Logger
@@ -137,9 +141,9 @@ func New(cfg Config) (*Supervisor, error) {
 }
 
 // Update checks cfg and puts it in force, at once. Workers whose binary was
-// replaced or is another now, or whose run directory or memory is, are rolled, as
-// by [Supervisor.Roll]; all others stay. Logger and Clock stay as they were. On
-// error nothing is changed.
+// replaced or is another now, or whose run directory, sandbox or memory is, are
+// rolled, as by [Supervisor.Roll]; all others stay. Logger and Clock stay as they
+// were. On error nothing is changed.
 func (s *Supervisor) Update(cfg Config) error {
 	setDefault(&cfg.StartTimeout, 15*time.Second)
 	setDefault(&cfg.DrainTimeout, 20*time.Second)
@@ -149,6 +153,9 @@ func (s *Supervisor) Update(cfg Config) error {
 	setDefault(&cfg.MaxWorkers, 1000)
 	setDefault(&cfg.MaxQueue, 10_000)
 	setDefault(&cfg.QueueTimeout, 10*time.Second)
+	if cfg.Sandbox == "" {
+		cfg.Sandbox = wire.SandboxDefault
+	}
 
 	// Workers run in the root directory.
 	var err error

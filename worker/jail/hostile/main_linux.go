@@ -1,0 +1,124 @@
+// Command hostile is a worker that has turned against the machine. The jail's
+// test starts it as the edge starts any worker, and asks it over its socket to
+// try all that a worker must not be able to do.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sqedge/sqedge/shared/wire"
+	"github.com/sqedge/sqedge/worker/jail"
+)
+
+// targets are what to attack; the test fills them in.
+type targets struct {
+	Dir      string // its own data directory, which holds the link "planted" to the secret
+	Sibling  string // another tenant's, which holds secret.phext and spare
+	RunDir   string // of the sockets
+	Socket   string // a sibling's
+	Abstract string // name of an abstract socket that listens
+	TCP      int    // port on loopback where an admin endpoint listens
+	Victim   int    // process id
+}
+
+// result is the outcome of one attempt.
+type result struct {
+	Group, Name string
+	Error       string // empty where it succeeded
+	Absent      bool   // the kernel does not have the call at all
+}
+
+func main() {
+	args := map[string]string{}
+	for i := 2; i+1 < len(os.Args); i += 2 {
+		args[os.Args[i]] = os.Args[i+1]
+	}
+	mode := wire.SandboxDefault
+	if m := args["-sandbox"]; m != "" {
+		mode = wire.Sandbox(m)
+	}
+	inherited := os.NewFile(wire.FDListener, "listener")
+	listener, err := net.FileListener(inherited)
+	must(err)
+	inherited.Close()
+	_, err = jail.Enter(mode, args["-dir"], 0)
+	must(err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/attack", func(w http.ResponseWriter, r *http.Request) {
+		var t targets
+		must(json.NewDecoder(r.Body).Decode(&t))
+		json.NewEncoder(w).Encode(attack(t))
+	})
+	mux.HandleFunc("/burn", func(http.ResponseWriter, *http.Request) { burn(args["-dir"]) })
+	go http.Serve(listener, mux)
+	ready := os.NewFile(wire.FDReady, "ready")
+	fmt.Fprintln(ready, wire.Ready)
+	ready.Close()
+	io.Copy(io.Discard, os.NewFile(wire.FDLifeline, "lifeline"))
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func attack(t targets) []result {
+	var results []result
+	for _, a := range attempts {
+		done := make(chan error)
+		go func() {
+			// The thread ends with the goroutine: what it changed of itself
+			// goes with it.
+			runtime.LockOSThread()
+			done <- a.try(t)
+		}()
+		r := result{Group: a.group, Name: a.name}
+		if err := <-done; err != nil {
+			r.Error, r.Absent = err.Error(), errors.Is(err, unix.ENOSYS)
+		}
+		results = append(results, r)
+	}
+	return results
+}
+
+// burn uses processor, disk and memory as fast as it may, for as long as it lives.
+func burn(dir string) {
+	for range 2 * runtime.NumCPU() {
+		go func() {
+			for n := 0; ; n++ {
+				runtime.KeepAlive(n)
+			}
+		}()
+	}
+	go func() {
+		block := make([]byte, 1<<20)
+		for {
+			f, err := os.Create(filepath.Join(dir, "burn"))
+			must(err)
+			for range 64 {
+				f.Write(block)
+			}
+			f.Sync()
+			f.Close()
+		}
+	}()
+	go func() {
+		for {
+			block := make([]byte, 64<<20)
+			for i := 0; i < len(block); i += 4096 {
+				block[i] = 1
+			}
+		}
+	}()
+}

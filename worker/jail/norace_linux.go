@@ -1,0 +1,7 @@
+//go:build !race
+
+package jail
+
+const raceEnabled = false
+
+var raceCalls []uint32
