@@ -97,6 +97,7 @@ type healthAnswer struct {
 		Tenants   int       `json:"tenants"`
 	} `json:"config"`
 	Workers map[string]int `json:"workers"` // how many are in each state
+	Sandbox *jail          `json:"sandbox"` // around each worker
 	Disk    struct {
 		Path       string `json:"path"`
 		TotalBytes uint64 `json:"total_bytes"`
@@ -122,6 +123,7 @@ func (a *Admin) health(s *serving) any {
 			h.Status = "degraded"
 		}
 	}
+	h.Sandbox = a.app.runtime.jail.Load()
 	h.Disk.Path = a.app.DataRoot
 	var disk unix.Statfs_t
 	if err := unix.Statfs(a.app.DataRoot, &disk); err != nil {

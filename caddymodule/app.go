@@ -45,6 +45,13 @@ type App struct {
 	// sq-worker in the directory of the caddy binary.
 	Worker string `json:"worker,omitempty"`
 
+	// Sandbox is the jail that a worker builds around itself before it opens
+	// its tenant's data: "strict" refuses to serve unless the machine has all
+	// of it, "default" takes what there is and says what is missing in the log
+	// and in the admin API's health, "off" is for debugging. It holds for the
+	// workers that start from now on. Default: "default".
+	Sandbox wire.Sandbox `json:"sandbox,omitempty"`
+
 	// MaxScroll is the largest text of one request in bytes; a larger one is
 	// answered 413. Default: 16 MiB.
 	MaxScroll int64 `json:"max_scroll,omitempty"`
@@ -137,6 +144,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	setDefault(&a.DataRoot, "SQ_DATA_ROOT", "/var/lib/sq/tenants")
 	setDefault(&a.RunDir, "SQ_RUN_DIR", "/run/sq")
 	setDefault(&a.Worker, "SQ_WORKER", besideExecutable("sq-worker"))
+	if a.Sandbox == "" {
+		a.Sandbox = wire.SandboxDefault
+	}
 	if a.MaxScroll == 0 {
 		a.MaxScroll = 16 << 20
 	}
@@ -206,6 +216,9 @@ func (a *App) Validate() error {
 	}
 	if err := checkMemory(a.MemoryMB); err != nil {
 		return fmt.Errorf("sq: memory_mb: %w", err)
+	}
+	if _, err := wire.ParseSandbox(string(a.Sandbox)); err != nil {
+		return fmt.Errorf("sq: sandbox: %w", err)
 	}
 	for _, origin := range a.CORSOrigins {
 		if err := checkOrigin(origin); err != nil {

@@ -34,6 +34,7 @@ func init() {
 //	    data_root        <path>
 //	    run_dir          <path>
 //	    worker           <path>
+//	    sandbox          strict|default|off
 //	    max_scroll       <size>
 //	    max_document     <size>
 //	    memory_mb        <MiB>
@@ -84,6 +85,12 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 		a.RunDir = args[0]
 	case "worker":
 		a.Worker = args[0]
+	case "sandbox":
+		mode, err := wire.ParseSandbox(args[0])
+		if err != nil {
+			return d.Errf("sq: sandbox: %v", err)
+		}
+		a.Sandbox = mode
 	case "max_scroll":
 		return parseSize(d, &a.MaxScroll, args[0])
 	case "max_document":

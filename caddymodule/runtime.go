@@ -34,6 +34,7 @@ type runtime struct {
 	started []*App     // the apps of running configs, the newest last: two during a reload
 	inForce *App       // whose options serving has
 	serving atomic.Pointer[serving]
+	jail    atomic.Pointer[jail]
 	up      chan struct{} // closed once it serves for the first time
 
 	transitions chan supervisor.Transition // to be emitted as events
@@ -102,9 +103,12 @@ func (rt *runtime) use(a *App) error {
 		}
 		return fmt.Errorf("sq: worker binary %s: %w: build it with ./xcaddy.sh build, or set SQ_WORKER", a.Worker, err)
 	}
+	jail, err := probeJail(a)
+	if err != nil {
+		return err
+	}
 	was := rt.serving.Load()
 	var file *tenants.File
-	var err error
 	if was != nil && rt.inForce.Config == a.Config {
 		file = was.file
 	} else if file, err = tenants.Open(a.Config); err != nil {
@@ -112,6 +116,7 @@ func (rt *runtime) use(a *App) error {
 	}
 	cfg := supervisor.Config{
 		Worker:          a.Worker,
+		Sandbox:         a.Sandbox,
 		RunDir:          a.RunDir,
 		Logger:          rt.logger.Named("worker"),
 		StartTimeout:    time.Duration(a.StartTimeout),
@@ -146,6 +151,9 @@ func (rt *runtime) use(a *App) error {
 	rt.usage.moveTo(a.DataRoot)
 	rt.inForce = a
 	rt.emitter.Store(a)
+	if before := rt.jail.Swap(jail); before == nil || before.Mode != jail.Mode || before.Missing != jail.Missing {
+		jail.log(rt.logger)
+	}
 	if file == was.file {
 		return nil
 	}

@@ -24,16 +24,12 @@ func missing(t *testing.T) string {
 	if err := json.Unmarshal(out, &parts); err != nil || len(parts) == 0 {
 		t.Fatalf("sq-worker sandbox prints %q, %v", out, err)
 	}
-	var what []string
 	for _, p := range parts {
 		if p.Applied == "" && p.Missing == "" {
 			t.Errorf("%s is neither applied nor missing", p.Name)
 		}
-		if p.Missing != "" {
-			what = append(what, p.Name+": "+p.Missing)
-		}
 	}
-	return strings.Join(what, "; ")
+	return wire.MissingSandbox(parts)
 }
 
 // The kernel's own account of a worker that has served a request, whose files

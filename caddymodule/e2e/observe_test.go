@@ -23,7 +23,7 @@ func (e *Edge) Workers() map[string][]int {
 	for _, path := range found {
 		line, _ := os.ReadFile(path) // it may have ended meanwhile
 		args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-		if len(args) == 8 && args[1] == "serve" && args[2] == "-tenant" && args[4] == "-dir" && strings.HasPrefix(args[5], e.dir+"/") {
+		if len(args) >= 6 && args[1] == "serve" && args[2] == "-tenant" && args[4] == "-dir" && strings.HasPrefix(args[5], e.dir+"/") {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			must(e.t, err)
 			workers[args[3]] = append(workers[args[3]], pid)

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Sandbox says how much of a jail a worker builds around itself before it opens
 // its tenant's data.
@@ -31,4 +34,16 @@ type SandboxPart struct {
 	Name    string `json:"name"`              // such as "landlock"
 	Applied string `json:"applied,omitempty"` // what is in force; empty where nothing is
 	Missing string `json:"missing,omitempty"` // what is not, and why; empty where all of it is in force
+}
+
+// MissingSandbox says which parts are not there and why, on one line; nothing
+// where all are.
+func MissingSandbox(parts []SandboxPart) string {
+	var missing []string
+	for _, p := range parts {
+		if p.Missing != "" {
+			missing = append(missing, p.Name+": "+p.Missing)
+		}
+	}
+	return strings.Join(missing, "; ")
 }

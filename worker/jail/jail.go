@@ -12,7 +12,6 @@ package jail
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -39,14 +38,9 @@ const (
 // refuse returns the error for parts of which some are missing, under the
 // strict sandbox.
 func refuse(parts []wire.SandboxPart) error {
-	var missing []string
-	for _, p := range parts {
-		if p.Missing != "" {
-			missing = append(missing, p.Name+": "+p.Missing)
-		}
-	}
-	if missing == nil {
+	missing := wire.MissingSandbox(parts)
+	if missing == "" {
 		return nil
 	}
-	return fmt.Errorf("sandbox strict: this machine does not have all of a worker's jail (%s); give it what is missing (see README, Security), or set sandbox default", strings.Join(missing, "; "))
+	return fmt.Errorf("sandbox strict: a part of the worker's jail is missing (%s)", missing)
 }

@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// sandboxHealth is what health says of the workers' jail.
+type sandboxHealth struct {
+	Status  string
+	Sandbox struct {
+		Mode    wire.Sandbox
+		Parts   []wire.SandboxPart
+		Missing string
+	}
+}
+
+// lackingWorker returns a worker that finds a machine without Landlock.
+func lackingWorker(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sq-worker")
+	must(t, os.WriteFile(path, fmt.Appendf(nil, `#!/bin/sh
+[ "$1" != sandbox ] || exec echo '[{"name":"landlock","missing":"none here"},{"name":"seccomp","applied":"all"}]'
+exec %s "$@"
+`, workerBinary), 0o700))
+	return path
+}
+
+func withSandbox(t *testing.T, mode string) string {
+	t.Helper()
+	data, err := os.ReadFile("../../Caddyfile")
+	must(t, err)
+	config := strings.Replace(string(data), "# sandbox default", "sandbox "+mode, 1)
+	if config == string(data) {
+		t.Fatal("the Caddyfile has no sandbox option")
+	}
+	return config
+}
+
+// What is missing of the jail is said once, however many workers there are, and
+// shows in health; the workers serve.
+func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
+	e := Start(t, Setup{Plain: true, Env: []string{"SQ_WORKER=" + lackingWorker(t)}})
+	for _, tenant := range []string{"alpha", "beta"} {
+		e.Want("tok-"+tenant, "GET", "/toc?p=notes", "", 200, "")
+	}
+	var h sandboxHealth
+	e.Admin("GET", "health", "", 200, &h)
+	if h.Status != "ok" || h.Sandbox.Mode != wire.SandboxDefault || h.Sandbox.Missing != "landlock: none here" || len(h.Sandbox.Parts) != 2 {
+		t.Errorf("health is %+v", h)
+	}
+	if n := strings.Count(e.Log(), "landlock: none here"); n != 1 {
+		t.Errorf("the log says %d times what is missing:\n%s", n, e.Log())
+	}
+}
+
+// Under strict the edge does not start without the whole jail, and says why.
+func TestSandboxStrictRefuses(t *testing.T) {
+	e := Prepare(t, Setup{Plain: true, Config: withSandbox(t, "strict"), Env: []string{"SQ_WORKER=" + lackingWorker(t)}})
+	out, err := e.Caddy("run", "--config", filepath.Join(e.dir, "Caddyfile"))
+	if want := "sandbox strict: this machine does not have all of a worker's jail (landlock: none here)"; err == nil || !strings.Contains(out, want) {
+		t.Errorf("the edge ended with %v and\n%s\nwant %q", err, out, want)
+	}
+}
+
+// A jail that is off is said to be, and health shows it.
+func TestSandboxOff(t *testing.T) {
+	e := Start(t, Setup{Plain: true, Config: withSandbox(t, "off")})
+	e.Want("tok-alpha", "GET", "/toc?p=notes", "", 200, "")
+	var h sandboxHealth
+	e.Admin("GET", "health", "", 200, &h)
+	if h.Sandbox.Mode != wire.SandboxOff || len(h.Sandbox.Parts) != 0 || !strings.Contains(e.Log(), "workers run without a jail") {
+		t.Errorf("health is %+v and the log\n%s", h, e.Log())
+	}
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", e.Worker("alpha")))
+	if err != nil || !strings.Contains(string(args), "-sandbox\x00off") {
+		t.Errorf("the worker was started with %q, %v", args, err)
+	}
+}

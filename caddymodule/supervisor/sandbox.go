@@ -1,0 +1,33 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"time"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
+
+// probeTimeout bounds a run of the worker binary that does no work.
+const probeTimeout = 10 * time.Second
+
+// ProbeSandbox has the worker binary build its jail around nothing and returns
+// what came of it, which is what its workers will have on this machine.
+func ProbeSandbox(worker string) ([]wire.SandboxPart, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	probe := exec.CommandContext(ctx, worker, "sandbox")
+	probe.Env = []string{}
+	probe.Dir = "/"
+	out, err := probe.Output()
+	if err != nil {
+		return nil, fmt.Errorf("running %s sandbox: %w", worker, err)
+	}
+	var parts []wire.SandboxPart
+	if err := json.Unmarshal(out, &parts); err != nil || len(parts) == 0 {
+		return nil, fmt.Errorf("running %s sandbox: it did not say what it can do; is it as new as the edge?", worker)
+	}
+	return parts, nil
+}
