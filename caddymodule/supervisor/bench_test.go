@@ -2,12 +2,19 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 // BenchmarkRoundTrip compares a request through the supervisor with one over
@@ -74,4 +81,72 @@ func benchSupervisor(b *testing.B, worker string) *Supervisor {
 	}
 	b.Cleanup(func() { s.Close(context.Background()) })
 	return s
+}
+
+// BenchmarkJail prints what the jail costs: the time from a worker's start to
+// its first answer and its private memory, in turns with and without it.
+func BenchmarkJail(b *testing.B) {
+	worker, err := buildWorker()
+	if err != nil {
+		b.Fatal(err)
+	}
+	modes := []wire.Sandbox{wire.SandboxOff, wire.SandboxDefault}
+	took := make(map[wire.Sandbox][]float64)    // milliseconds
+	private := make(map[wire.Sandbox][]float64) // KiB
+	supers := make(map[wire.Sandbox]*Supervisor)
+	for _, mode := range modes {
+		s, err := New(Config{Worker: worker, RunDir: mustRunDir(b), Logger: zap.NewNop(), Sandbox: mode})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { s.Close(context.Background()) })
+		supers[mode] = s
+	}
+	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
+	for b.Loop() {
+		for _, mode := range modes {
+			s := supers[mode]
+			began := time.Now()
+			if _, err := do(s, spec, request(context.Background(), http.MethodGet, "/version?c=acme", "")); err != nil {
+				b.Fatal(err)
+			}
+			took[mode] = append(took[mode], time.Since(began).Seconds()*1e3)
+			private[mode] = append(private[mode], privateKiB(b, s.Status("acme").PID))
+			if err := s.Stop(context.Background(), "acme"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(0, "ns/op") // of both, which says nothing
+	for unit, values := range map[string]map[wire.Sandbox][]float64{"ms": took, "KiB": private} {
+		free, jailed := median(values[wire.SandboxOff]), median(values[wire.SandboxDefault])
+		b.ReportMetric(free, unit+"/free")
+		b.ReportMetric(jailed, unit+"/jailed")
+		b.ReportMetric(jailed/free, unit+"-ratio")
+	}
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// privateKiB returns the memory that a process shares with nobody.
+func privateKiB(b *testing.B, pid int) float64 {
+	b.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		b.Skipf("skipped: a worker's memory cannot be read: %v", err)
+	}
+	var total float64
+	for line := range strings.Lines(string(data)) {
+		var kib float64
+		if strings.HasPrefix(line, "Private_") {
+			if _, err := fmt.Sscan(strings.Fields(line)[1], &kib); err != nil {
+				b.Fatal(err)
+			}
+			total += kib
+		}
+	}
+	return total
 }
