@@ -66,6 +66,9 @@ func check(args []string, stdout, _ io.Writer) (damaged bool, err error) {
 		return false, err
 	}
 	printFindings(stdout, r.Findings)
+	if r.Tenant != "" {
+		fmt.Fprintf(stdout, "tenant: %s\n", r.Tenant)
+	}
 	fmt.Fprintf(stdout, "documents: %d readable, %d bytes, %d scrolls, %d with changes that only the log holds\n", r.Documents, r.Bytes, r.Scrolls, r.Unsaved)
 	fmt.Fprintf(stdout, "log: %d segments, %d records", r.Segments, r.Records)
 	if r.Records > 0 {

@@ -12,10 +12,11 @@ import (
 // Report is what [Check] found.
 type Report struct {
 	Findings  []Finding
-	Documents int   // that can be read
-	Scrolls   int64 // of these, that are not empty
-	Bytes     int64 // of these, breaks included: what the quota counts
-	Unsaved   int   // of these, with changes that only the log holds
+	Tenant    string // whose directory it is; empty where no worker has opened it yet
+	Documents int    // that can be read
+	Scrolls   int64  // of these, that are not empty
+	Bytes     int64  // of these, breaks included: what the quota counts
+	Unsaved   int    // of these, with changes that only the log holds
 	Segments  int
 	Records   int    // of the log, that verify
 	FirstSeq  uint64 // of these; 0 without one
@@ -36,7 +37,7 @@ func Check(path string) (*Report, error) {
 		return nil, err
 	}
 	defer o.close()
-	r := &Report{Segments: len(o.segments)}
+	r := &Report{Tenant: o.owner.Tenant, Segments: len(o.segments)}
 	err = o.readLog(func(rec Record) error {
 		if r.FirstSeq == 0 {
 			r.FirstSeq = rec.Seq

@@ -8,7 +8,7 @@
 // phext at every instant. A read never creates a file.
 //
 // The data directory holds DOCUMENT.phext files, .trash for removed ones, and
-// .sq for the log, the lock and temporary files. It has one owner at a time.
+// .sq for the log, the lock, the owner's name and temporary files. It has one owner at a time.
 package engine
 
 import (
@@ -35,7 +35,7 @@ const (
 // Options configure an [Engine].
 type Options struct {
 	Dir    string      // the tenant's data directory; must exist
-	Tenant string      // for log lines only
+	Tenant string      // whose directory it must be; see [OwnerError]
 	Logger *zap.Logger // required
 
 	// ObserveSync receives the duration of each write of the log with its sync,
@@ -109,7 +109,7 @@ type Engine struct {
 }
 
 // Open locks the data directory, brings back every acknowledged change and is
-// ready to serve. It fails with [ErrLocked] or a *[CorruptError]; a document that
+// ready to serve. It fails with [ErrLocked], an *[OwnerError] or a *[CorruptError]; a document that
 // cannot be read does not make it fail.
 func Open(opts Options) (*Engine, error) {
 	if opts.LockWait == 0 {
@@ -166,6 +166,9 @@ func (e *Engine) open() (err error) {
 	}
 	if e.lock, err = e.control.lock(lockFile, e.opts.LockWait); err != nil {
 		return fmt.Errorf("lock: %w", err)
+	}
+	if err := e.checkOwner(); err != nil {
+		return err
 	}
 	names, err := e.dir.names()
 	if err != nil {

@@ -15,7 +15,8 @@ var (
 	// ErrForeign means that the data directory holds a link, or another kind of
 	// file, in place of a folder or file of the engine's own. It is never
 	// followed: it may lead to another tenant's. Until a person takes it away,
-	// opening fails, and removing a document does where it is the trash.
+	// opening fails, and removing a document does where it is the trash. An
+	// *[OwnerError] is one, too.
 	ErrForeign = errors.New("something else is in the place of a folder or file of the worker's own")
 )
 

@@ -35,6 +35,7 @@ func (f Finding) String() string {
 // not running, so that both come to the same answer.
 type offline struct {
 	engine    *Engine // its control.f is nil where there is no .sq
+	owner     owner   // zero where the directory does not say
 	segments  []*segment
 	findings  []Finding
 	records   int                 // that verify
@@ -94,7 +95,7 @@ func (o *offline) open(path string) (err error) {
 	for _, name := range names {
 		_, isSegment := parseSegment(name)
 		switch {
-		case isSegment, name == lockFile:
+		case isSegment, name == lockFile, name == identityFile:
 		case strings.HasPrefix(name, tempPrefix):
 			o.note(controlFolder+"/"+name, "a file that was never finished; the next worker removes it")
 		case name == quarantine:
@@ -103,6 +104,7 @@ func (o *offline) open(path string) (err error) {
 			o.note(controlFolder+"/"+name, "not a file of the engine's")
 		}
 	}
+	o.checkOwner()
 	o.segments = segmentsOf(names)
 	return nil
 }

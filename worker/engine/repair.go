@@ -150,6 +150,9 @@ func (r *repair) fill(temp string, names []string) (err error) {
 	if err := r.leaveTrash(); err != nil {
 		return err
 	}
+	if err := r.keepOwner(); err != nil {
+		return err
+	}
 	return r.out.sync()
 }
 
