@@ -458,7 +458,7 @@ func TestRepairManySegments(t *testing.T) {
 		w.Wait()
 		checkpointed, _ = filepath.Glob(filepath.Join(dir, "*.phext"))
 	}
-	at := offsetOf(t, dir, want["doc3"])
+	at := offsetOf(t, dir, want["doc0"])
 	mustPatch(t, dir, func(data []byte, _ int) []byte { data[at+1000] ^= 1; return data })
 	last := 0
 	_, out, stderr := mustRun(t, "dump", dir)
@@ -472,7 +472,7 @@ func TestRepairManySegments(t *testing.T) {
 	if !strings.Contains(stderr, "later segments exist") {
 		t.Fatalf("dump says %q of a damaged first segment", stderr)
 	}
-	delete(want, "doc3")
+	delete(want, "doc0")
 	repaired, status, said := mustRepair(t, dir)
 	if status != exitDamaged {
 		t.Errorf("repair: status %d, %s", status, said)
