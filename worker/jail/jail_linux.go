@@ -112,7 +112,7 @@ func limit(memory uint64) (string, error) {
 		{"RLIMIT_DATA", unix.RLIMIT_DATA, maxMemory() + 2*memory},
 	}
 	for _, l := range limits {
-		if l.resource == unix.RLIMIT_DATA && raceEnabled {
+		if l.resource == unix.RLIMIT_DATA && usesCgo {
 			continue // its shadow memory takes terabytes of addresses
 		}
 		var now unix.Rlimit

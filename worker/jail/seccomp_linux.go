@@ -37,7 +37,7 @@ var allowed = append([]uint32{
 	unix.SYS_NANOSLEEP, unix.SYS_CLOCK_GETTIME, unix.SYS_RESTART_SYSCALL, unix.SYS_RT_SIGACTION,
 	unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK, unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
 	unix.SYS_GETRANDOM, unix.SYS_UNAME,
-}, raceCalls...)
+}, cgoCalls...)
 
 // condition holds if an argument has these bits under the mask. Only the lower
 // half of an argument is looked at, which is all that the kernel reads of them.

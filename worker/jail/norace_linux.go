@@ -1,7 +1,0 @@
-//go:build !race
-
-package jail
-
-const raceEnabled = false
-
-var raceCalls []uint32

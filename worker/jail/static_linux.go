@@ -1,0 +1,7 @@
+//go:build !cgo
+
+package jail
+
+const usesCgo = false
+
+var cgoCalls []uint32
