@@ -45,6 +45,7 @@ type document struct {
 	urgent  bool                          // checkpoint as soon as possible
 	retry   time.Time                     // not before this, after a checkpoint failed
 	edited  bool                          // so that no checkpoint can be written
+	loading bool                          // the log does not say yet which file it has now
 	held    int64                         // bytes of memory that it is accounted with
 	stuck   int64                         // of these, until a checkpoint is written
 
@@ -61,7 +62,7 @@ func (d *document) unpin() { d.pins.Add(-1) }
 // lacks reports whether the file may lack changes up to a sequence. The caller
 // holds the engine's mu.
 func (d *document) lacks(seq uint64) bool {
-	return d.orphan != nil || d.now != nil && d.now.base.record.seq < seq
+	return d.orphan != nil || d.loading || d.now != nil && d.now.base.record.seq < seq
 }
 
 func (d *document) file() string { return d.name + wire.DocumentExt }
@@ -311,12 +312,19 @@ func (e *Engine) reload(d *document) error {
 		d.orphan.release()
 		d.orphan = nil
 	}
+	d.loading = true // a crash now finds the file edited, and all changes must be there
 	done, err := e.submit(d, opBase, d.now.base.record)
 	e.mu.Unlock()
-	if err != nil {
-		return err
+	if err == nil {
+		err = done.wait()
 	}
-	return done.wait()
+	if err == nil {
+		e.mu.Lock()
+		d.loading = false
+		e.mu.Unlock()
+		notify(e.untidy)
+	}
+	return err
 }
 
 // settle waits until the document's newest change is durable. The caller keeps
