@@ -200,7 +200,46 @@ func (p *parser) tenant(value gjson.Result, index int) (entry, error) {
 		}
 		t.Enabled = enabled.Bool()
 	}
+	if limits, ok := members["limits"]; ok {
+		if t.Limits, err = p.limits(limits, where+"limits"); err != nil {
+			return entry{}, err
+		}
+	}
 	return entry{Tenant: t, index: index, idAt: id.Index, keyAt: key.Index, dataDir: dir.Index}, nil
+}
+
+// limits reads a tenant's limits. Unlike elsewhere, a name that is not known is
+// a fault: a limit that is misspelt would be none.
+func (p *parser) limits(value gjson.Result, where string) (l Limits, err error) {
+	if !value.IsObject() {
+		return l, p.fault(value.Index, "%s must be an object, not %s", where, kind(value))
+	}
+	members, err := p.members(value, where)
+	if err != nil {
+		return l, err
+	}
+	value.ForEach(func(name, value gjson.Result) bool {
+		rule := RuleOf(name.Str)
+		if rule == nil {
+			err = p.fault(name.Index, "%s has a member that is no limit: it may have %s", where, LimitNames())
+			return false
+		}
+		number, fault := strconv.ParseUint(value.Raw, 10, 63)
+		n := int64(number)
+		if fault != nil || rule.Check(n) != nil {
+			err = p.fault(value.Index, "%s.%w", where, rule.Check(rule.Max+1))
+			return false
+		}
+		if n == 0 {
+			n = Unlimited
+		}
+		*rule.Value(&l) = n
+		return true
+	})
+	if burst, ok := members["burst"]; err == nil && ok && l.RequestsPerSecond <= 0 {
+		err = p.fault(burst.Index, "%s: %w", where, errLoneBurst)
+	}
+	return l, err
 }
 
 // registry checks what must be unique among the tenants and builds the registry.

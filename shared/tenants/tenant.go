@@ -2,7 +2,8 @@
 // file they are kept in, tenants.json.
 //
 //	{"admin_key": "pmb-admin-…",
-//	 "tenants": [{"id": "example", "api_key": "pmb-v1-…", "data_dir": "/var/lib/sq/tenants/example", "quota_mb": 1000, "enabled": true}]}
+//	 "tenants": [{"id": "example", "api_key": "pmb-v1-…", "data_dir": "/var/lib/sq/tenants/example", "quota_mb": 1000, "enabled": true,
+//	              "limits": {"requests_per_second": 50}}]}
 //
 // [Parse] turns the file's bytes into an immutable [Registry]; [File] keeps the
 // registry of a file on disk in step with it and edits the file. Keys are known
@@ -33,6 +34,7 @@ type Tenant struct {
 	QuotaMB int64    // in MiB (1 << 20 bytes), 0 to [MaxQuotaMB]; 0 means no quota
 	Enabled bool     // false: the key is known but refused
 	KeyHash [32]byte // [HashKey] of the API key
+	Limits  Limits   // as the file has them: [Limits.Or] says what is in force
 }
 
 // QuotaBytes returns the quota in bytes, 0 for none. quota_mb counts MiB.
