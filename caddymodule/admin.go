@@ -86,8 +86,7 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	// Whoever is not the admin is told no more than that, with a key or without.
 	if _, admin := s.file.Registry().ByKey(clientKey(r.Header)); !admin {
-		a.app.runtime.metrics.authFailures.Inc()
-		wire.WriteError(w, r, wire.Errorf(http.StatusForbidden, "this needs the admin key"))
+		a.app.runtime.refuseKey(w, r, wire.Errorf(http.StatusForbidden, "this needs the admin key"))
 		return nil
 	}
 	setUser(r, "admin")
@@ -170,7 +169,7 @@ const maxAdminBody = 64 << 10
 func readJSON(r *http.Request, into any) *wire.Error {
 	data, err := io.ReadAll(io.LimitReader(r.Body, maxAdminBody+1))
 	if err != nil {
-		return wire.Errorf(http.StatusBadRequest, "reading the body: it ended early")
+		return brokenBody("body", err)
 	}
 	return parseJSON(data, into)
 }

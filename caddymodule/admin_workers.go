@@ -112,7 +112,7 @@ func (a *Admin) control(s *serving, r *http.Request, id, what string) (any, *wir
 		if !stillServed(s.file.Registry(), tenant) {
 			return nil, wire.Errorf(http.StatusConflict, "the tenant is disabled or being removed")
 		}
-		err = s.super.Restart(ctx, supervisor.Spec{Tenant: id, DataDir: tenant.DataDir})
+		err = s.super.Restart(ctx, workerSpec(tenant))
 	}
 	var notUp *supervisor.ErrUnavailable
 	switch {

@@ -75,9 +75,13 @@ func askOnce(s *serving, spec supervisor.Spec, up *http.Request) (*answer, error
 	return a, nil
 }
 
-// copyTo writes the body.
-func (a *answer) copyTo(w io.Writer) error {
+// copyTo writes the body. It calls last before it writes the last of it: whoever
+// has all of an answer must not find it counted still.
+func (a *answer) copyTo(w io.Writer, last func()) error {
 	for {
+		if a.err == io.EOF {
+			last()
+		}
 		if a.n > 0 {
 			if _, err := w.Write((*a.buffer)[:a.n]); err != nil {
 				return err

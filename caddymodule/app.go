@@ -4,6 +4,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -72,6 +74,16 @@ type App struct {
 	// https://app.example.com. Default: every origin, as "*".
 	CORSOrigins []string `json:"cors_origins,omitempty"`
 
+	// Limits hold for every tenant whose entry in tenants.json has none of the
+	// same name. Default: none. Of the texts' sizes and the worker's memory,
+	// the options above are the defaults.
+	Limits tenants.Limits `json:"limits,omitzero"`
+
+	// MaxInFlight is how many requests may wait for the beginning of an answer
+	// until those of tenants with more than their share of them are refused.
+	// Default: 32 for each CPU.
+	MaxInFlight int64 `json:"max_in_flight,omitempty"`
+
 	// StartTimeout is how long a worker may take until it serves; it is
 	// killed after that and its requests are answered 503. Default: 15s.
 	StartTimeout caddy.Duration `json:"start_timeout,omitempty"`
@@ -114,6 +126,7 @@ type App struct {
 	ctx     caddy.Context
 	events  *caddyevents.App
 	door    *door
+	limits  tenants.Limits // the defaults, max_scroll and max_document among them
 }
 
 // CaddyModule returns the Caddy module information.
@@ -155,6 +168,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if a.MemoryMB == 0 {
 		a.MemoryMB = wire.DefaultMemory
+	}
+	a.limits = a.Limits
+	a.limits.MaxScroll, a.limits.MaxDocument = a.MaxScroll, a.MaxDocument
+	if a.MaxInFlight == 0 {
+		a.MaxInFlight = defaultMaxInFlight()
 	}
 	if a.StartTimeout == 0 {
 		a.StartTimeout = caddy.Duration(15 * time.Second)
@@ -198,6 +216,7 @@ func (a *App) Validate() error {
 	}{
 		{"max_scroll", a.MaxScroll},
 		{"max_document", a.MaxDocument},
+		{"max_in_flight", a.MaxInFlight},
 		{"start_timeout", int64(a.StartTimeout)},
 		{"response_timeout", int64(a.ResponseTimeout)},
 		{"drain_timeout", int64(a.DrainTimeout)},
@@ -220,12 +239,25 @@ func (a *App) Validate() error {
 	if _, err := wire.ParseSandbox(string(a.Sandbox)); err != nil {
 		return fmt.Errorf("sq: sandbox: %w", err)
 	}
+	if err := a.checkLimits(); err != nil {
+		return fmt.Errorf("sq: limits: %w", err)
+	}
 	for _, origin := range a.CORSOrigins {
 		if err := checkOrigin(origin); err != nil {
 			return fmt.Errorf("sq: cors_origin: %w", err)
 		}
 	}
 	return nil
+}
+
+func (a *App) checkLimits() error {
+	if a.Limits.MaxScroll != 0 || a.Limits.MaxDocument != 0 || a.Limits.MemoryMB != 0 {
+		return errors.New("the defaults of max_scroll_bytes, max_document_bytes and memory_mb are the options max_scroll, max_document and memory_mb")
+	}
+	if a.Limits.CPUWeight != 0 {
+		return errors.New("cpu_weight is a tenant's weight against the others: it has no default")
+	}
+	return a.Limits.Check()
 }
 
 // Start loads tenants.json, begins to watch it and makes the supervisor ready.

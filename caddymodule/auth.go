@@ -50,7 +50,7 @@ func (a *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	if _, werr := a.app.runtime.authenticate(r, s.file.Registry()); werr != nil {
 		a.app.secureHeaders(w.Header(), r)
-		refuse(w, r, werr)
+		a.app.runtime.refuseKey(w, r, werr)
 		return nil
 	}
 	return next.ServeHTTP(w, r)
@@ -97,13 +97,10 @@ func (rt *runtime) authenticate(r *http.Request, registry *tenants.Registry) (*t
 	tenant, admin := registry.ByKey(clientKey(r.Header))
 	switch {
 	case admin:
-		rt.metrics.authFailures.Inc()
 		return nil, wire.Errorf(http.StatusForbidden, "the admin key opens no documents: use a tenant's key")
 	case tenant == nil:
-		rt.metrics.authFailures.Inc()
 		return nil, wire.Errorf(http.StatusUnauthorized, "Unauthorized")
 	case !tenant.Enabled:
-		rt.metrics.authFailures.Inc()
 		return nil, wire.Errorf(http.StatusForbidden, "this tenant is disabled")
 	}
 	setUser(r, tenant.ID)

@@ -51,9 +51,9 @@ func TestUsageCountsByDayAndSurvivesARestart(t *testing.T) {
 	evening := time.Date(2026, 3, 1, 23, 59, 59, 0, time.UTC)
 	morning := evening.Add(2 * time.Second)
 	for range 3 {
-		book.of("acme").count(evening)
+		book.of("acme").count(evening, 0)
 	}
-	book.of("acme").count(morning)
+	book.of("acme").count(morning, 0)
 	book.of("quiet") // asked for, never called
 	if err := book.save(); err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestUsageCountsByDayAndSurvivesARestart(t *testing.T) {
 	if err := again.open(root); err != nil {
 		t.Fatal(err)
 	}
-	again.of("acme").count(morning.Add(time.Minute))
+	again.of("acme").count(morning.Add(time.Minute), 0)
 	rec := again.of("acme").record(morning.Add(time.Hour))
 	if rec.Total != 5 || rec.Today != 2 || !rec.LastActive.Equal(morning.Add(time.Minute)) {
 		t.Errorf("after a restart: %+v (last active %v)", rec, rec.LastActive)

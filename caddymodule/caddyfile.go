@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -39,6 +40,10 @@ func init() {
 //	    max_document     <size>
 //	    memory_mb        <MiB>
 //	    cors_origin      <origins...>
+//	    limits {
+//	        <limit> <number>
+//	    }
+//	    max_in_flight    <number>
 //	    start_timeout    <duration>
 //	    response_timeout <duration>
 //	    drain_timeout    <duration>
@@ -64,7 +69,11 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 			return nil, d.Errf("sq: %s is given twice", option)
 		}
 		seen[option] = true
-		if err := app.parseOption(d, option); err != nil {
+		parse := app.parseOption
+		if option == "limits" {
+			parse = app.parseLimits
+		}
+		if err := parse(d, option); err != nil {
 			return nil, err
 		}
 	}
@@ -108,6 +117,12 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 			}
 		}
 		a.CORSOrigins = append(a.CORSOrigins, args...)
+	case "max_in_flight":
+		n, err := strconv.ParseInt(args[0], 10, 64)
+		if err != nil || n < 1 {
+			return d.Errf("sq: max_in_flight must be a whole number from 1")
+		}
+		a.MaxInFlight = n
 	case "start_timeout":
 		return parseTimeout(d, &a.StartTimeout, args[0])
 	case "response_timeout":
@@ -130,6 +145,48 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 		return parseTimeout(d, &a.QueueTimeout, args[0])
 	default:
 		return d.Errf("sq: unrecognized option %s", option)
+	}
+	return nil
+}
+
+// parseLimits reads the limits of tenants that have none of their own. Syntax:
+//
+//	limits {
+//	    requests_per_second <number>
+//	    burst               <number>
+//	    requests_per_day    <number>
+//	    concurrent_requests <number>
+//	    open_streams        <number>
+//	}
+func (a *App) parseLimits(d *caddyfile.Dispenser, option string) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		rule := tenants.RuleOf(d.Val())
+		if rule == nil {
+			return d.Errf("sq: limits: unrecognized limit %s: there are %s", d.Val(), tenants.LimitNames())
+		}
+		if seen[rule.Name] {
+			return d.Errf("sq: limits: %s is given twice", rule.Name)
+		}
+		seen[rule.Name] = true
+		var number string
+		if !d.AllArgs(&number) {
+			return d.ArgErr()
+		}
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil {
+			n = -1 // which no limit may be
+		}
+		if err := rule.Check(n); err != nil {
+			return d.Errf("sq: limits: %v", err)
+		}
+		*rule.Value(&a.Limits) = n
+	}
+	if err := a.checkLimits(); err != nil {
+		return d.Errf("sq: limits: %v", err)
 	}
 	return nil
 }

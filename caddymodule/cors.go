@@ -12,7 +12,7 @@ import (
 func (a *App) secureHeaders(h http.Header, r *http.Request) {
 	h["Cache-Control"] = []string{"no-store"}
 	h["X-Content-Type-Options"] = []string{"nosniff"}
-	h["Access-Control-Expose-Headers"] = []string{"ETag, SQ-Seq, SQ-Error, Retry-After"}
+	h["Access-Control-Expose-Headers"] = []string{"ETag, SQ-Seq, SQ-Error, Retry-After, RateLimit, RateLimit-Policy"}
 	if len(a.CORSOrigins) == 0 || slices.Contains(a.CORSOrigins, "*") {
 		h["Access-Control-Allow-Origin"] = []string{"*"}
 		return

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,18 +84,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	tenant, werr := rt.authenticate(r, s.file.Registry())
 	if werr != nil {
-		if werr.Status == http.StatusUnauthorized {
-			w.Header()["Www-Authenticate"] = []string{"Bearer"}
-		}
-		refuseUnread(w, r, werr)
+		rt.refuseKey(w, r, werr)
 		return nil
 	}
 	usage := rt.usage.of(tenant.ID)
 	usage.enter()
 	defer usage.leave()
 
-	op, status, err := g.answer(w, r, s, tenant)
-	usage.count(began)
+	op, status, err := g.serve(w, r, s, tenant, usage, began)
 	rt.metrics.observe(tenant.ID, op, status, time.Since(began))
 	if err != nil {
 		if r.Context().Err() == nil {
@@ -106,13 +103,41 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	return nil
 }
 
-// answer answers an authenticated request. It returns what the request was, the
-// status it got, and an error where the answer broke off after its status.
-func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, tenant *tenants.Tenant) (wire.Op, int, error) {
-	req, werr := g.parse(r)
+// serve answers an authenticated request, if its tenant's limits let it in. It
+// returns what the request was, the status it got, and an error where the answer
+// broke off after its status.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, s *serving, tenant *tenants.Tenant, usage *usage, began time.Time) (wire.Op, int, error) {
+	limits := tenant.Limits.Or(g.app.limits)
+	place := &place{grant: grant{usage: usage, applied: usage.meter.apply(began, &limits)}, shedder: &g.app.runtime.shedder}
+	defer place.release()
+	if refusal := place.enter(r.Context(), g.app.MaxInFlight, began); refusal != nil {
+		return g.refuseLimited(w, r, tenant, place, "limited", refusal)
+	}
+	place.setHeaders(w.Header())
+	return g.answer(w, r, s, tenant, place)
+}
+
+// refuseLimited answers a request that would pass a limit.
+func (g *Gateway) refuseLimited(w http.ResponseWriter, r *http.Request, tenant *tenants.Tenant, place *place, op wire.Op, refusal *refusal) (wire.Op, int, error) {
+	g.app.runtime.limited(place.usage, tenant.ID, refusal.kind, time.Now())
+	place.setHeaders(w.Header())
+	refuseUnread(w, r, refusal.err)
+	return op, refusal.err.Status, nil
+}
+
+// answer answers a request that is let in.
+func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, tenant *tenants.Tenant, place *place) (wire.Op, int, error) {
+	limits := &place.applied.limits
+	req, werr := g.parse(r, limits)
 	if werr != nil {
 		refuseUnread(w, r, werr)
 		return "invalid", werr.Status, nil
+	}
+	if isStream(req.op) && r.Method != http.MethodHead {
+		if refusal := place.stream(); refusal != nil {
+			return g.refuseLimited(w, r, tenant, place, req.op, refusal)
+		}
+		place.setHeaders(w.Header())
 	}
 	if !stillServed(s.file.Registry(), tenant) {
 		werr := wire.Errorf(http.StatusUnauthorized, "Unauthorized")
@@ -120,7 +145,11 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		return req.op, werr.Status, nil
 	}
 	req.address.Tenant = tenant.ID
-	ans, err := g.ask(s, supervisor.Spec{Tenant: tenant.ID, DataDir: tenant.DataDir}, req, req.upstream(r, tenant.QuotaBytes()))
+	if req.body != nil && (req.length < 0 || req.length > largeText) {
+		place.begin() // its client may be slow
+	}
+	ans, err := g.ask(s, workerSpec(tenant), req, req.upstream(r, tenant.QuotaBytes()))
+	place.begin()
 	if err == nil {
 		defer ans.close()
 		if ans.StatusCode == http.StatusMisdirectedRequest {
@@ -136,13 +165,22 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		w.Header().Set("Connection", "close")
 	}
 	if err != nil {
-		werr := g.refusal(r, req, tenant, err)
+		werr := g.refusal(r, req, tenant, limits, err)
+		if werr.Status == http.StatusRequestTimeout && r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close") // what is left of the text would be taken for a request
+		}
 		refuse(w, r, werr)
 		return req.op, werr.Status, nil
 	}
+	if (ans.ContentLength > largeAnswer || ans.ContentLength < 0) && r.Method != http.MethodHead {
+		if refusal := place.stream(); refusal != nil {
+			return g.refuseLimited(w, r, tenant, place, req.op, refusal)
+		}
+		place.setHeaders(w.Header())
+	}
 	copyHeaders(w.Header(), ans.Header)
 	w.WriteHeader(ans.StatusCode)
-	return req.op, ans.StatusCode, ans.copyTo(w)
+	return req.op, ans.StatusCode, ans.copyTo(w, place.release)
 }
 
 // stillServed reports whether the tenant found before the request was read may
@@ -158,7 +196,7 @@ func stillServed(registry *tenants.Registry, tenant *tenants.Tenant) bool {
 // the request. Nothing was touched.
 var errMisdirected = errors.New("the worker serves another tenant; this is a routing fault")
 
-func (g *Gateway) parse(r *http.Request) (*request, *wire.Error) {
+func (g *Gateway) parse(r *http.Request, limits *tenants.Limits) (*request, *wire.Error) {
 	for name := range r.Header {
 		// What looks like the edge's own headers is an attempt to speak past
 		// it. Nothing would be taken from them; saying so beats ignoring it.
@@ -170,7 +208,7 @@ func (g *Gateway) parse(r *http.Request) (*request, *wire.Error) {
 		// net/http refuses this of HTTP/1.1 by itself, but not of HTTP/2.
 		return nil, wire.Errorf(http.StatusBadRequest, "header Content-Length is given twice")
 	}
-	return parseRequest(r, g.app.limit)
+	return parseRequest(r, func(op wire.Op) int64 { return maxText(op, limits) })
 }
 
 // refuseUnread refuses a request whose body is not wanted. A client that asked
@@ -196,22 +234,24 @@ func refuse(w http.ResponseWriter, r *http.Request, werr *wire.Error) {
 }
 
 // refusal turns the supervisor's error into an answer and a log line.
-func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant, err error) *wire.Error {
+func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant, limits *tenants.Limits, err error) *wire.Error {
 	fields := []zap.Field{zap.String("tenant", tenant.ID), zap.String("op", string(req.op)), zap.Error(err)}
 	var notUp *supervisor.ErrUnavailable
 	var died *supervisor.ErrDied
 	switch {
 	case errors.Is(err, errTooLarge):
-		return tooLarge(g.app.limit(req.op))
+		return tooLarge(maxText(req.op, limits))
 	case errors.Is(err, errMisdirected):
 		g.app.runtime.metrics.misdirected.Inc()
 		g.logger.Error("a request was routed wrongly", fields...)
 		return wire.Errorf(http.StatusBadGateway, "the request was routed wrongly; nothing was changed")
+	case errors.Is(err, errBroken) && errors.Is(err, os.ErrDeadlineExceeded):
+		return brokenBody("body", err) // of HTTP/1, net/http has cancelled the context, too
 	case r.Context().Err() != nil:
 		g.logger.Debug("the client went away", fields...)
 		return &wire.Error{Status: 499, Message: "client closed the request"}
 	case errors.Is(err, errBroken):
-		return wire.Errorf(http.StatusBadRequest, "reading the body: it ended early or is malformed")
+		return brokenBody("body", err)
 	case errors.Is(err, supervisor.ErrRefused):
 		g.logger.Error("the tenant's worker refuses the data directory; somebody must look at it", fields...)
 		return wire.Errorf(http.StatusConflict, "the tenant's data directory holds what is not its own, and nothing of it is served until that is put right")
@@ -291,6 +331,10 @@ func (req *request) upstream(r *http.Request, quota int64) *http.Request {
 	}
 	return up.WithContext(r.Context())
 }
+
+// largeText is the length in bytes from which a text goes to the worker while it
+// is being read, so that the client's speed is the request's.
+const largeText = 64 << 10
 
 // forwarded are the client's headers that a worker sees: what it may answer
 // with, and the ids by which one request is traced across processes.

@@ -20,6 +20,7 @@ type metrics struct {
 	apiCalls       *prometheus.CounterVec
 	duration       *prometheus.HistogramVec
 	authFailures   prometheus.Counter
+	limited        *prometheus.CounterVec
 	misdirected    prometheus.Counter
 	reloadFailures prometheus.Counter
 	lastReload     prometheus.Gauge
@@ -31,6 +32,7 @@ type metrics struct {
 var (
 	storageDesc = prometheus.NewDesc("sq_storage_bytes", "Text of all documents of a tenant, breaks included: what its quota counts.", []string{"tenant"}, nil)
 	quotaDesc   = prometheus.NewDesc("sq_quota_bytes", "Quota of a tenant in bytes; 0 means none.", []string{"tenant"}, nil)
+	waitingDesc = prometheus.NewDesc("sq_requests_waiting", "Requests of all tenants whose answer has not begun: what max_in_flight bounds.", nil, nil)
 	activeDesc  = prometheus.NewDesc("sq_tenants_active", "Tenants in tenants.json that are enabled.", nil, nil)
 )
 
@@ -50,6 +52,10 @@ func newMetrics(rt *runtime) *metrics {
 			Name: "sq_auth_failures_total",
 			Help: "Requests refused for want of a valid key.",
 		}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sq_limited_total",
+			Help: "Requests that a limit refused, by limit; sq_api_calls_total has those of each tenant.",
+		}, []string{"limit"}),
 		misdirected: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sq_misdirected_total",
 			Help: "Requests that reached another tenant's worker and were refused there; anything but 0 is a fault.",
@@ -76,7 +82,7 @@ func newMetrics(rt *runtime) *metrics {
 
 // register registers everything with the registry of one config.
 func (m *metrics) register(reg *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m} {
+	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.limited, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return err
@@ -143,6 +149,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(quotaDesc, prometheus.GaugeValue, float64(t.QuotaBytes()), t.ID)
 		ch <- prometheus.MustNewConstMetric(storageDesc, prometheus.GaugeValue, float64(m.workers.storage(t)), t.ID)
 	}
+	ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(m.rt.shedder.waiting.Load()))
 	ch <- prometheus.MustNewConstMetric(activeDesc, prometheus.GaugeValue, float64(active))
 }
 

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sqedge/sqedge/shared/phext"
+	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -43,12 +45,20 @@ type request struct {
 	text     *clientText // body, where it is the client's own
 }
 
-// limit returns how many bytes of text a request for op may bring.
-func (a *App) limit(op wire.Op) int64 {
+// maxText returns how many bytes of text a request for op may bring.
+func maxText(op wire.Op, limits *tenants.Limits) int64 {
 	if op == wire.Replace {
-		return a.MaxDocument
+		return limits.MaxDocument
 	}
-	return a.MaxScroll
+	return limits.MaxScroll
+}
+
+// brokenBody says why a body could not be read whole.
+func brokenBody(what string, err error) *wire.Error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return wire.Errorf(http.StatusRequestTimeout, "reading the %s: it came too slowly", what)
+	}
+	return wire.Errorf(http.StatusBadRequest, "reading the %s: it ended early or is malformed", what)
 }
 
 // parseRequest reads a client's request. Its errors are answers.
@@ -167,7 +177,7 @@ func (req *request) parseBody(r *http.Request, params *parameters, limit int64) 
 		case errors.Is(err, io.EOF):
 			req.body, req.length = nil, 0
 		default:
-			return wire.Errorf(http.StatusBadRequest, "reading the body: it ended early")
+			return brokenBody("body", err)
 		}
 	} else if req.length == 0 {
 		req.body = nil
@@ -190,7 +200,7 @@ func (p *parameters) parseForm(r *http.Request, limit int64) *wire.Error {
 	}
 	form, err := io.ReadAll(io.LimitReader(r.Body, most+1))
 	if err != nil {
-		return wire.Errorf(http.StatusBadRequest, "reading the form: it ended early")
+		return brokenBody("form", err)
 	}
 	if int64(len(form)) > most {
 		return tooLarge(limit)

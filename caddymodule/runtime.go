@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"os"
 	"slices"
@@ -29,6 +30,9 @@ type runtime struct {
 	metrics *metrics
 	usage   *usageBook
 	began   time.Time
+
+	shedder  shedder
+	failures failures
 
 	mu      sync.Mutex // guards what follows, but for reading serving
 	started []*App     // the apps of running configs, the newest last: two during a reload
@@ -59,6 +63,7 @@ func acquireRuntime() (*runtime, error) {
 			up:          make(chan struct{}),
 			transitions: make(chan supervisor.Transition, maxTransitions),
 		}
+		rt.failures.seed = maphash.MakeSeed()
 		rt.metrics = newMetrics(rt)
 		return rt, nil
 	})
@@ -208,6 +213,7 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 				if err := rt.drainTenant(context.Background(), id); err != nil {
 					rt.logger.Warn("ending the worker of a tenant that is not served any more", zap.String("tenant", id), zap.Error(err))
 				} else if is == nil {
+					rt.usage.forget(id)
 					rt.metrics.forget(id)
 				}
 			})

@@ -191,7 +191,7 @@ func ask(ctx context.Context, trip roundTrip, t *tenants.Tenant, path string, re
 		return err
 	}
 	r.URL.RawQuery = wire.ParamAddress + "=" + url.QueryEscape(t.ID)
-	resp, err := trip(supervisor.Spec{Tenant: t.ID, DataDir: t.DataDir}, r)
+	resp, err := trip(workerSpec(t), r)
 	if err == nil && resp == nil {
 		err = errAsleep
 	}

@@ -28,10 +28,14 @@ type usageBook struct {
 	saved  []byte // what save wrote to it last
 }
 
-// usage is what the edge knows of one tenant's calls. All of it is atomic: the
-// request path takes no lock.
+// usage is what the edge knows of one tenant's calls. All of it is atomic, but
+// for the lock that the tenant's rate has to itself.
 type usage struct {
+	meter    meter
 	inflight atomic.Int64
+	waiting  atomic.Int64 // of those, requests let in whose answer has not begun
+	wanted   atomic.Int64 // waiting, and those refused and not told so yet
+	second   atomic.Int64 // the last second, since 1970, in which there was a request
 	total    atomic.Uint64
 	last     atomic.Int64  // Unix time in nanoseconds of the last call, 0 for none
 	day      atomic.Uint64 // the UTC day since 1970 in the upper 24 bits, its calls in the lower 40
@@ -39,12 +43,15 @@ type usage struct {
 
 // usageRecord is one tenant's line in the file and in the admin API.
 type usageRecord struct {
-	Today      uint64     `json:"api_calls_today"` // in the UTC day of LastActive
+	Today      uint64     `json:"api_calls_today"` // in the UTC day of LastActive; without what a limit refused
 	Total      uint64     `json:"api_calls_total"`
 	LastActive *time.Time `json:"last_active"` // UTC; null where there was no call yet
 }
 
-const dayCalls = 1<<40 - 1
+const (
+	dayCalls      = 1<<40 - 1
+	secondsPerDay = 24 * 60 * 60
+)
 
 // open reads the counters that an earlier edge wrote down in the data root.
 func (b *usageBook) open(root string) error {
@@ -74,27 +81,38 @@ func (b *usageBook) forget(tenant string) { b.tenants.Delete(tenant) }
 func (u *usage) enter() { u.inflight.Add(1) }
 func (u *usage) leave() { u.inflight.Add(-1) }
 
-func (u *usage) count(now time.Time) {
-	u.total.Add(1)
-	u.last.Store(now.UnixNano())
-	today := uint64(now.Unix()/86400) << 40
+// count counts a call, unless the day has seen most already, of which 0 is no
+// limit.
+func (u *usage) count(now time.Time, most int64) bool {
+	today := uint64(now.Unix()/secondsPerDay) << 40
 	for {
 		was := u.day.Load()
 		is := today + 1
 		if was&^dayCalls == today {
 			is = was + 1
 		}
+		if most > 0 && int64(is&dayCalls) > most {
+			return false
+		}
 		if u.day.CompareAndSwap(was, is) {
-			return
+			break
 		}
 	}
+	u.total.Add(1)
+	u.last.Store(now.UnixNano())
+	return true
+}
+
+// today returns how many calls the day of now has seen.
+func (u *usage) today(now time.Time) int64 {
+	if day := u.day.Load(); day>>40 == uint64(now.Unix()/secondsPerDay) {
+		return int64(day & dayCalls)
+	}
+	return 0
 }
 
 func (u *usage) record(now time.Time) usageRecord {
-	rec := usageRecord{Total: u.total.Load()}
-	if day := u.day.Load(); day>>40 == uint64(now.Unix()/86400) {
-		rec.Today = day & dayCalls
-	}
+	rec := usageRecord{Total: u.total.Load(), Today: uint64(u.today(now))}
 	if last := u.last.Load(); last != 0 {
 		t := time.Unix(0, last).UTC()
 		rec.LastActive = &t
@@ -119,7 +137,7 @@ func (b *usageBook) load() error {
 		u.total.Add(rec.Total)
 		if rec.LastActive != nil {
 			u.last.Store(rec.LastActive.UnixNano())
-			u.day.Store(uint64(rec.LastActive.Unix()/86400)<<40 + rec.Today&dayCalls)
+			u.day.Store(uint64(rec.LastActive.Unix()/secondsPerDay)<<40 + rec.Today&dayCalls)
 		}
 	}
 	return nil

@@ -287,7 +287,8 @@ func TestDeleteWhileRequestsRunLosesNoAcknowledgedWrite(t *testing.T) {
 		}
 		w.Halt()
 		for _, other := range w.Unexpected() {
-			if !strings.HasPrefix(other, "401 ") {
+			// It knocks on with a dead key until that is limited.
+			if !strings.HasPrefix(other, "401 ") && !strings.HasPrefix(other, "429 \"failed_keys: ") {
 				t.Errorf("a writer was answered %s", other)
 			}
 		}

@@ -32,6 +32,8 @@ type Tenant struct {
 	DataDir string `json:"data_dir"`
 	QuotaMB int    `json:"quota_mb"`
 	Enabled bool   `json:"enabled"`
+
+	Limits map[string]int `json:"limits,omitempty"`
 }
 
 // Edge is a running edge with its own directories.

@@ -62,11 +62,10 @@ func (e *Edge) KillWorkers() {
 	}
 }
 
-// Reload edits the edge's Caddyfile, each old text to the new one after it, and
-// has the running edge take it.
-func (e *Edge) Reload(oldnew ...string) {
+// edit edits the edge's Caddyfile, each old text to the new one after it.
+func (e *Edge) edit(oldnew ...string) (path string) {
 	e.t.Helper()
-	path := filepath.Join(e.dir, "Caddyfile")
+	path = filepath.Join(e.dir, "Caddyfile")
 	data, err := os.ReadFile(path)
 	must(e.t, err)
 	text := string(data)
@@ -77,6 +76,14 @@ func (e *Edge) Reload(oldnew ...string) {
 		text = strings.Replace(text, oldnew[i], oldnew[i+1], 1)
 	}
 	must(e.t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// Reload edits the edge's Caddyfile, each old text to the new one after it, and
+// has the running edge take it.
+func (e *Edge) Reload(oldnew ...string) {
+	e.t.Helper()
+	path := e.edit(oldnew...)
 	if out, err := e.Caddy("reload", "--config", path); err != nil {
 		e.t.Fatalf("caddy reload: %v\n%s", err, out)
 	}

@@ -83,7 +83,11 @@ func spawn(cfg *Config, socket string, spec Spec, logger *zap.Logger) (_ *proces
 	}
 	theirs = append(theirs, errs)
 
-	args := []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(cfg.MemoryMB)}
+	memory := cfg.MemoryMB
+	if spec.MemoryMB > 0 {
+		memory = spec.MemoryMB
+	}
+	args := []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(memory)}
 	if cfg.Sandbox != wire.SandboxDefault {
 		args = append(args, "-sandbox", string(cfg.Sandbox))
 	}

@@ -105,6 +105,9 @@ type Config struct {
 type Spec struct {
 	Tenant  string
 	DataDir string // absolute; must exist
+
+	MemoryMB  int // instead of the Config's, unless 0
+	CPUWeight int // of the worker's cgroup, as cgroup v2's cpu.weight; 0 for what is usual
 }
 
 // Supervisor runs the workers. Its methods are safe for concurrent use.

@@ -22,7 +22,7 @@ type Limits struct {
 	OpenStreams        int64 `json:"open_streams,omitempty"`        // of those, whole documents and other long answers
 	MaxScroll          int64 `json:"max_scroll_bytes,omitempty"`    // text of one request
 	MaxDocument        int64 `json:"max_document_bytes,omitempty"`  // put whole
-	MemoryMB           int64 `json:"memory_mb,omitempty"`           // of the worker, in MiB
+	MemoryMB           int64 `json:"memory_mb,omitempty"`           // that the worker may hold documents in, MiB
 	CPUWeight          int64 `json:"cpu_weight,omitempty"`          // of the worker, as cgroup v2's cpu.weight, where 100 is usual
 }
 
@@ -43,7 +43,7 @@ var LimitRules = []LimitRule{
 	{"open_streams", 1, 1_000_000, func(l *Limits) *int64 { return &l.OpenStreams }},
 	{"max_scroll_bytes", 1, wire.MaxText, func(l *Limits) *int64 { return &l.MaxScroll }},
 	{"max_document_bytes", 1, wire.MaxDocument, func(l *Limits) *int64 { return &l.MaxDocument }},
-	{"memory_mb", 16, MaxQuotaMB, func(l *Limits) *int64 { return &l.MemoryMB }},
+	{"memory_mb", wire.MinMemory, wire.MaxMemory, func(l *Limits) *int64 { return &l.MemoryMB }},
 	{"cpu_weight", 1, 10_000, func(l *Limits) *int64 { return &l.CPUWeight }},
 }
 

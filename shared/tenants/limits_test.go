@@ -33,7 +33,7 @@ func TestParseLimitsInvalid(t *testing.T) {
 		{"beyond 64 bits", `{"requests_per_second": 99999999999999999999}`, 2, 91, rate},
 		{"burst alone", `{"burst": 5}`, 2, 77, "tenants[0].limits: burst needs requests_per_second beside it"},
 		{"burst of no rate", "{\"requests_per_second\": 0,\n\"burst\": 5}", 3, 10, "tenants[0].limits: burst needs requests_per_second beside it"},
-		{"memory below", `{"memory_mb": 15}`, 2, 81, "tenants[0].limits.memory_mb must be 0 (no limit) or a whole number from 16 to 1048576"},
+		{"memory below", `{"memory_mb": 7}`, 2, 81, "tenants[0].limits.memory_mb must be 0 (no limit) or a whole number from 8 to 1048576"},
 		{"weight above", `{"cpu_weight": 10001}`, 2, 82, "tenants[0].limits.cpu_weight must be 0 (no limit) or a whole number from 1 to 10000"},
 		{"scroll above what a worker takes", `{"max_scroll_bytes": 268435457}`, 2, 88, "tenants[0].limits.max_scroll_bytes must be 0 (no limit) or a whole number from 1 to 268435456"},
 	} {
@@ -74,7 +74,7 @@ func TestLimitsCheck(t *testing.T) {
 		want   string
 	}{
 		{Limits{RequestsPerSecond: -1}, "requests_per_second must be 0 (no limit) or a whole number from 1 to 1000000"},
-		{Limits{MemoryMB: 1}, "memory_mb must be 0 (no limit) or a whole number from 16 to 1048576"},
+		{Limits{MemoryMB: 1}, "memory_mb must be 0 (no limit) or a whole number from 8 to 1048576"},
 		{Limits{Burst: 1}, "burst needs requests_per_second beside it"},
 	} {
 		if err := test.limits.Check(); err == nil || err.Error() != test.want {
