@@ -22,8 +22,9 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often each cell is measured; the median counts")
 	each := flag.Duration("each", 1500*time.Millisecond, "how long each measurement takes")
 	profile := flag.String("profile", "", "instead of the table: load (c) at 64 connections and write the edge's CPU profile to this file")
+	fairness := flag.Bool("fairness", false, "instead of the table: what one tenant at a hundred times its share costs the others")
 	flag.Parse()
-	err := run(*rounds, *each, *profile)
+	err := run(*rounds, *each, *profile, *fairness)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -45,12 +46,15 @@ type result struct {
 	edgeCPU   float64 // µs of the edge's CPU time for each request
 }
 
-func run(rounds int, each time.Duration, profile string) error {
+func run(rounds int, each time.Duration, profile string, fairness bool) error {
 	bed, err := newTestbed()
 	if err != nil {
 		return err
 	}
 	defer bed.close()
+	if fairness {
+		return bed.fairness(rounds, each)
+	}
 
 	paths := []struct {
 		name   string

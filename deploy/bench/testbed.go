@@ -65,8 +65,16 @@ func (b *testbed) start() error {
 	if err != nil {
 		return err
 	}
+	entries := []string{fmt.Sprintf(`{"id": %q, "api_key": %q, "data_dir": %q}`, tenant, key, data)}
+	for i := range neighbours {
+		dir := filepath.Join(b.dir, fmt.Sprint("neighbour", i))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		entries = append(entries, fmt.Sprintf(`{"id": "neighbour%d", "api_key": %q, "data_dir": %q}`, i, neighbourKey(i), dir))
+	}
 	files := map[string]string{
-		"tenants.json": fmt.Sprintf(`{"admin_key": "pmb-admin-bench", "tenants": [{"id": %q, "api_key": %q, "data_dir": %q}]}`, tenant, key, data),
+		"tenants.json": fmt.Sprintf(`{"admin_key": "pmb-admin-bench", "tenants": [%s]}`, strings.Join(entries, ", ")),
 		"Caddyfile": fmt.Sprintf(`{
 	default_bind 127.0.0.1
 	admin unix/%[1]s/admin
@@ -75,6 +83,7 @@ func (b *testbed) start() error {
 		data_root %[1]s/root
 		run_dir %[1]s/run
 		worker %[2]s/sq-worker
+		%[6]s
 	}
 	servers %[3]s {
 		listener_wrappers {
@@ -89,7 +98,7 @@ http://%[3]s {
 http://%[4]s {
 	reverse_proxy unix/%[1]s/run/%[5]s.sock
 }
-`, b.dir, bin, edgeAddress, proxyAddress, tenant),
+`, b.dir, bin, edgeAddress, proxyAddress, tenant, os.Getenv("SQ_BENCH_OPTIONS")),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(content), 0o600); err != nil {
@@ -109,7 +118,7 @@ http://%[4]s {
 	}
 	// The first write makes the scroll that is read, and the worker.
 	for try := 0; ; try++ {
-		err := b.write()
+		err := b.writeAs(key)
 		if err == nil {
 			return nil
 		}
@@ -119,24 +128,6 @@ http://%[4]s {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-}
-
-func (b *testbed) write() error {
-	url := "http://" + edgeAddress + "/update?p=bench&c=" + coordinate(1)
-	r, err := http.NewRequest(http.MethodPost, url, strings.NewReader(strings.Repeat("x", textBytes)))
-	if err != nil {
-		return err
-	}
-	r.Header.Set("Authorization", "Bearer "+key)
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(resp.Status)
-	}
-	return nil
 }
 
 func (b *testbed) close() {
