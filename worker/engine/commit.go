@@ -264,7 +264,7 @@ func (e *Engine) commit(b *batch) {
 // trim condemns segments that no document needs, and hurries the documents that
 // keep the log from getting shorter.
 func (e *Engine) trim() {
-	const crowded = 4 // segments
+	const crowded = 4 * rotateAt // bytes of log
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for len(e.wal.segments) > 1 {
@@ -273,7 +273,7 @@ func (e *Engine) trim() {
 			e.wal.condemn()
 			continue
 		}
-		if len(e.wal.segments) > crowded {
+		if e.wal.bytes.Load() > crowded {
 			for _, d := range unsaved {
 				if !d.urgent {
 					d.urgent = true

@@ -39,6 +39,8 @@ type content struct {
 	// byte for byte; from then on it is canonical.
 	modified bool
 
+	path btree.PathHint // to the scroll that was set, or is to be
+
 	checksum atomic.Pointer[string] // of a snapshot, once it was asked for
 }
 
@@ -81,8 +83,14 @@ func (c *content) hidden(i int) (g gap, ok bool) {
 }
 
 // get returns the text at a place, nil where there is none.
-func (c *content) get(at phext.Coordinate) []byte {
-	if e, ok := c.over.Get(entry{place: at.Place()}); ok {
+func (c *content) get(at phext.Coordinate) []byte { return c.look(at, nil) }
+
+// getToSet is get for a scroll that is to be set next. Unlike get it is not for
+// concurrent use.
+func (c *content) getToSet(at phext.Coordinate) []byte { return c.look(at, &c.path) }
+
+func (c *content) look(at phext.Coordinate, path *btree.PathHint) []byte {
+	if e, ok := c.over.GetHint(entry{place: at.Place()}, path); ok {
 		return e.text
 	}
 	if s, ok := c.base.find(c.base.start(), at.Place()); ok {
@@ -164,10 +172,10 @@ func (c *content) set(at phext.Coordinate, text []byte, size int64) {
 	var was entry
 	had := false
 	if len(text) == 0 {
-		was, had = c.over.Delete(entry{place: at.Place()})
+		was, had = c.over.DeleteHint(entry{place: at.Place()}, &c.path)
 	} else {
 		is := entry{at.Place(), text}
-		was, had = c.over.Set(is)
+		was, had = c.over.SetHint(is, &c.path)
 		c.count++
 		c.held += is.bytes()
 	}

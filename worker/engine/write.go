@@ -254,7 +254,7 @@ func (e *Engine) applyLocked(w *write) error {
 func (e *Engine) alterLocked(w *write, admit func(n int) error) (o op, changed bool, err error) {
 	d, ch := w.doc, &w.change
 	c := d.now
-	old := c.get(ch.at)
+	old := c.getToSet(ch.at)
 	n := len(ch.text)
 	r := Result{Bytes: int64(n), Seq: c.seq}
 	switch ch.kind {
