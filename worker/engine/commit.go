@@ -191,7 +191,7 @@ func (e *Engine) take() *batch {
 			idle = 0
 			continue
 		}
-		if n := e.pending.writers; n >= e.woken || n+e.woken <= 2 || idle == patience {
+		if e.pending.writers >= e.expected || idle == patience {
 			break
 		}
 		idle++
@@ -243,8 +243,10 @@ func (e *Engine) commit(b *batch) {
 	e.free = e.wal.room()
 	e.mu.Unlock()
 	b.err = err
+	e.door.Lock()
+	e.expected = len(e.pending.joined) + b.writers
+	e.door.Unlock()
 	close(b.done)
-	e.woken = b.writers
 	e.quiet.Reset(quietAfter)
 	tidy := err == nil && (e.wal.rotated || slices.ContainsFunc(b.records, func(r record) bool { return r.op.kind == opBase }))
 	if tidy {

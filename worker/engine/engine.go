@@ -103,7 +103,7 @@ type Engine struct {
 	// It guards what follows and is taken before mu.
 	committing sync.Mutex
 	wal        *wal
-	woken      int      // writers, by the last batch
+	expected   int      // writers who are there already, or whom the last batch woke
 	records    []record // of the last batch, to be used again
 	joined     []*write // likewise
 }
