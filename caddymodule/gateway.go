@@ -156,7 +156,7 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 			err = errMisdirected
 		}
 	}
-	if fault := req.fault(); fault != nil {
+	if fault := req.fault(r.Context()); fault != nil {
 		err = fault // the worker saw the text break off, whatever it answered
 	}
 	if req.text != nil && req.text.reading.Load() {

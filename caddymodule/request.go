@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -325,11 +327,14 @@ var (
 type clientText struct {
 	r       io.Reader
 	left    int64
+	mu      sync.Mutex            // held by Read
 	reading atomic.Bool           // a Read waits for the client
 	fault   atomic.Pointer[error] // what ended it, to tell the client's faults from the worker's
 }
 
 func (t *clientText) Read(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if int64(len(b)) > t.left+1 {
 		b = b[:t.left+1]
 	}
@@ -349,9 +354,15 @@ func (t *clientText) Read(b []byte) (int, error) {
 }
 
 // fault returns what was wrong with the text as far as it was read, or nil.
-func (req *request) fault() error {
+func (req *request) fault(ctx context.Context) error {
 	if req.text == nil {
 		return nil
+	}
+	if ctx.Err() != nil {
+		// A read that fails ends the context before it returns: why it does is
+		// about to be known.
+		req.text.mu.Lock()
+		defer req.text.mu.Unlock()
 	}
 	if err := req.text.fault.Load(); err != nil {
 		return *err

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -69,7 +71,9 @@ func testRefusedHoweverItIsSplit(t *testing.T, e *Edge) {
 		must(t, err)
 		r := bufio.NewReader(c)
 		reply, err := readReply(r, "POST")
-		if err != nil || reply.Status != 400 {
+		// The edge closes the connection, so the second half may be answered by
+		// a reset that overtakes the 400.
+		if reply.Status != 400 && !errors.Is(err, syscall.ECONNRESET) {
 			t.Fatalf("split at %d: %v, %v", at, reply, err)
 		}
 		if _, err := r.ReadByte(); err == nil {
