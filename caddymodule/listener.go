@@ -94,7 +94,8 @@ type strictConn struct {
 	net.Conn
 	framing framing
 	damaged bool
-	odd     bool // the damage ended within its pattern
+	odd     bool        // the damage ended within its pattern
+	refused atomic.Bool // damaged, and not closed yet
 	opaque  atomic.Bool
 }
 
@@ -115,6 +116,7 @@ func (c *strictConn) Read(p []byte) (int, error) {
 	}
 	if good := c.framing.follow(p[:n]); good < n {
 		c.damaged = true
+		c.refused.Store(true)
 		c.damage(p[good:])
 		return len(p), nil
 	}
@@ -149,6 +151,17 @@ func (c *strictConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
+}
+
+// Close of a connection that was refused reads for a moment what the client still
+// sends: else the kernel resets the connection, and that may overtake the 400.
+func (c *strictConn) Close() error {
+	const longest, most = 500 * time.Millisecond, 256 << 10 // bytes
+	if c.refused.CompareAndSwap(true, false) && c.CloseWrite() == nil {
+		c.Conn.SetReadDeadline(time.Now().Add(longest))
+		io.CopyN(io.Discard, c.Conn, most)
+	}
+	return c.Conn.Close()
 }
 
 // answerPlainHTTP tells a client that speaks HTTP where TLS is spoken. net/http
