@@ -102,13 +102,15 @@ func writeFor(b *testing.B, e *Engine, n, writers int, d time.Duration) int64 {
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	var all sync.WaitGroup
-	end := time.Now().Add(d)
+	var over atomic.Bool
+	time.AfterFunc(d, func() { over.Store(true) })
 	for range writers {
 		all.Go(func() {
-			for time.Now().Before(end) {
+			for !over.Load() {
 				i := int(next.Add(1))
-				if _, err := e.Put(ctx, "doc", benchPlace(i*7919%n), benchText, 0); err != nil {
-					failed.Store(&err)
+				_, err := e.Put(ctx, "doc", benchPlace(i*7919%n), benchText, 0)
+				if err != nil {
+					failed.Store(new(err))
 					return
 				}
 			}

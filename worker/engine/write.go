@@ -100,8 +100,11 @@ func (w *write) answer() (Result, error) {
 func (e *Engine) makeWhenFree(ctx context.Context, w *write) error {
 	for {
 		err := e.make(w)
+		if err == nil {
+			return nil
+		}
 		var full *fullError
-		if err == nil || !errors.As(err, &full) {
+		if !errors.As(err, &full) {
 			return err
 		}
 		select {
@@ -289,7 +292,7 @@ func (e *Engine) alterLocked(w *write, admit func(n int) error) (o op, changed b
 	}
 	e.total += size - c.size
 	c.set(ch.at, text, size)
-	c.time = time.Now().UTC()
+	c.time = e.pending.now()
 	if d.touched != nil {
 		d.touched[ch.at] = struct{}{}
 	}
@@ -307,13 +310,14 @@ func (e *Engine) logged(w *write) {
 // soil notes that a document has a change of n bytes that its file lacks. The
 // caller holds mu.
 func (e *Engine) soil(d *document, n int64) {
-	const overhead = 64 // of a record, about
+	const overhead = 64       // of a record, about
+	const often = time.Second // between the files of a document under many writes
 	d.logged += n + overhead
 	d.wrote = d.now.time
 	_, was := e.dirty[d]
 	e.dirty[d] = struct{}{}
 	e.account(d)
-	due := d.logged > max(1<<20, d.now.size/4) && !d.urgent
+	due := !d.urgent && d.logged > max(1<<20, d.now.size/4) && d.wrote.Sub(d.now.base.modified()) > often
 	d.urgent = d.urgent || due
 	if !was || due {
 		notify(e.kick)
