@@ -41,17 +41,35 @@ func mustSyncLoop(b *testing.B) *syncLoop {
 func (l *syncLoop) run(b *testing.B, d time.Duration) float64 {
 	start, n := time.Now(), 0
 	for ; time.Since(start) < d; n++ {
-		if _, err := l.f.WriteAt(l.data, l.at); err != nil {
-			b.Fatal(err)
-		}
-		if err := syncData(l.f); err != nil {
-			b.Fatal(err)
-		}
-		if l.at += int64(len(l.data)); l.at+int64(len(l.data)) > rotateAt {
-			l.at = 0
-		}
+		l.sync(b)
 	}
 	return float64(n) / time.Since(start).Seconds()
+}
+
+// latencies returns how long each sync took, until stop.
+func (l *syncLoop) latencies(b *testing.B, stop <-chan struct{}) (all []time.Duration) {
+	for {
+		select {
+		case <-stop:
+			return all
+		default:
+		}
+		start := time.Now()
+		l.sync(b)
+		all = append(all, time.Since(start))
+	}
+}
+
+func (l *syncLoop) sync(b *testing.B) {
+	if _, err := l.f.WriteAt(l.data, l.at); err != nil {
+		b.Fatal(err)
+	}
+	if err := syncData(l.f); err != nil {
+		b.Fatal(err)
+	}
+	if l.at += int64(len(l.data)); l.at+int64(len(l.data)) > rotateAt {
+		l.at = 0
+	}
 }
 
 // BenchmarkGroupCommit compares durable updates by many writers with the bare
