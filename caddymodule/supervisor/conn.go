@@ -35,11 +35,13 @@ type conn struct {
 
 	bounded bool // a header is being read, of which left bytes may still come
 	left    int
+
+	wrote int64 // bytes of the request
 }
 
 func newConn(c net.Conn) *conn {
-	out := &conn{Conn: c, w: bufio.NewWriterSize(c, connBuffer)}
-	out.r = bufio.NewReaderSize(out, connBuffer)
+	out := &conn{Conn: c}
+	out.r, out.w = bufio.NewReaderSize(out, connBuffer), bufio.NewWriterSize(out, connBuffer)
 	return out
 }
 
@@ -53,6 +55,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p[:min(len(p), c.left)])
 	c.left -= n
+	return n, err
+}
+
+// Write counts, so that it is known whether a worker may have seen a request.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.wrote += int64(n)
 	return n, err
 }
 

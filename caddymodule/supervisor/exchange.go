@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -18,9 +19,6 @@ import (
 // sent: it goes out in one write with the header, and a slow client of it holds
 // no connection to the worker.
 const smallBody = 64 << 10
-
-// maxInterim bounds the 1xx answers before the final one.
-const maxInterim = 5
 
 // exchange is one request on one connection.
 //
@@ -50,21 +48,18 @@ type upload struct {
 // start writes the request. body is what was read of it ahead; the rest, if any,
 // is in r.Body. Where start returns an error, the exchange is over.
 func (e *exchange) start(r *http.Request, body []byte, more bool, timeout time.Duration) error {
-	// A cancelled request must not wait for the worker. Closing the connection
-	// is also how the worker learns of it.
-	e.stop = context.AfterFunc(r.Context(), func() { e.conn.Close() })
-	w := &countingWriter{w: e.conn.Conn}
-	e.conn.w.Reset(w)
+	e.conn.wrote = 0
 	writeHeader(e.conn.w, r, len(body), more)
 	e.conn.w.Write(body)
 	err := e.conn.w.Flush()
-	e.sent = w.n > 0
+	e.sent = e.conn.wrote > 0
 	if err != nil {
 		return err
 	}
 	if !more {
-		return e.conn.SetReadDeadline(time.Now().Add(timeout))
+		return e.conn.SetReadDeadline(time.Now().Add(min(timeout, patience)))
 	}
+	e.watch()
 	e.upload = &upload{done: make(chan struct{})}
 	go e.send(r, timeout)
 	return nil
@@ -107,21 +102,48 @@ func shortBody(n, length int64) error {
 	return fmt.Errorf("the body has %d of %d bytes: %w", n, length, io.ErrUnexpectedEOF)
 }
 
+// patience is how long an answer is awaited before the request's context is
+// watched. Most answers are there by then, and the watch would cost each of them
+// as much as finding its tenant and its limits.
+const patience = 50 * time.Millisecond
+
+// watch has the end of the request's context close the connection: a cancelled
+// request must not wait for the worker, which learns of it so.
+func (e *exchange) watch() {
+	if e.stop == nil {
+		e.stop = context.AfterFunc(e.ctx, func() { e.conn.Close() })
+	}
+}
+
 // answer reads the answer's header.
-func (e *exchange) answer(r *http.Request) (*http.Response, error) {
-	e.conn.bounded, e.conn.left = true, maxAnswerHeader
-	defer func() { e.conn.bounded = false }()
-	for range maxInterim {
-		resp, err := http.ReadResponse(e.conn.r, r)
-		if err != nil {
+func (e *exchange) answer(r *http.Request, timeout time.Duration) (*http.Response, error) {
+	if e.stop == nil {
+		_, err := e.conn.r.Peek(1)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			e.watch()
+			err = e.conn.SetReadDeadline(time.Now().Add(timeout - patience))
+		}
+		if err != nil && err != io.EOF {
 			return nil, err
 		}
-		if resp.StatusCode >= 200 {
-			// The answer itself may take as long as it has readers.
-			return resp, e.conn.SetReadDeadline(time.Time{})
-		}
 	}
-	return nil, errors.New("too many interim answers")
+	e.conn.bounded, e.conn.left = true, maxAnswerHeader
+	resp, chunked, err := readHead(e.conn.r, r.Method)
+	e.conn.bounded = false
+	if err != nil {
+		return nil, err
+	}
+	if resp.ContentLength == 0 {
+		resp.Body = http.NoBody
+		return resp, nil
+	}
+	resp.Body = e.body(resp, chunked)
+	if resp.ContentLength >= 0 && resp.ContentLength <= int64(e.conn.r.Buffered()) {
+		return resp, nil
+	}
+	// The rest of the answer may take as long as it has readers.
+	e.watch()
+	return resp, e.conn.SetReadDeadline(time.Time{})
 }
 
 // fault returns the error that reading the request's body met, if it is over.
@@ -220,18 +242,6 @@ func writeChunks(w *bufio.Writer, body io.Reader) error {
 	}
 }
 
-// countingWriter knows whether anything was written.
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.n += int64(n)
-	return n, err
-}
-
 // faultReader keeps the error of reading, to tell it from one of writing.
 type faultReader struct {
 	r   io.Reader
@@ -244,40 +254,4 @@ func (f *faultReader) Read(b []byte) (int, error) {
 		f.err = err
 	}
 	return n, err
-}
-
-// answerBody is the body of a worker's answer. Its end ends the exchange.
-type answerBody struct {
-	io.ReadCloser
-	exchange *exchange
-	last     bool // the worker closes the connection behind it
-	begun    bool // some of it was read
-}
-
-func (a *answerBody) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
-	e := a.exchange
-	a.begun = a.begun || n > 0
-	switch {
-	case err == nil:
-	case err == io.EOF:
-		e.end(!a.last)
-	case e.ctx.Err() != nil:
-		e.end(false)
-		err = context.Cause(e.ctx)
-	default:
-		e.end(false)
-		if !a.begun {
-			e.g.settle(e.ctx) // the caller may send the request again
-		}
-		err = &ErrDied{Tenant: e.g.tenant.id, Err: fmt.Errorf("reading the answer: %w", err)}
-	}
-	return n, err
-}
-
-// Close gives up what was not read. It must not drain it, as net/http's own
-// Close would: that could be the whole of a large document.
-func (a *answerBody) Close() error {
-	a.exchange.end(false)
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -127,7 +128,7 @@ func do(s *Supervisor, spec Spec, r *http.Request) (string, error) {
 		return string(body), err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return string(body), errors.New(resp.Status)
+		return string(body), fmt.Errorf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
 	return string(body), nil
 }

@@ -87,12 +87,13 @@ func (g *generation) send(r *http.Request, ahead []byte, more, use bool) (*http.
 		return nil, err
 	}
 	e := &exchange{g: g, conn: c, use: use, ctx: r.Context()}
-	err = e.start(r, ahead, more, g.super.cfg.Load().ResponseTimeout)
+	timeout := g.super.cfg.Load().ResponseTimeout
+	err = e.start(r, ahead, more, timeout)
 	var resp *http.Response
 	// A worker that answers before it has read everything closes the connection
 	// for writing, too; its answer is there to be read all the same.
 	if err == nil || e.sent {
-		resp, err = e.answer(r)
+		resp, err = e.answer(r, timeout)
 	}
 	if err != nil {
 		err = e.explain(r.Context(), err)
@@ -101,9 +102,7 @@ func (g *generation) send(r *http.Request, ahead []byte, more, use bool) (*http.
 	}
 	if resp.Body == http.NoBody {
 		e.end(!resp.Close)
-		return resp, nil
 	}
-	resp.Body = &answerBody{ReadCloser: resp.Body, exchange: e, last: resp.Close}
 	return resp, nil
 }
 
