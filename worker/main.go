@@ -39,7 +39,7 @@ exit status: 0 clean, 1 damaged (what could be done was done), 2 wrong usage or 
 `
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run returns the exit status: 0 after a drain or an answer, 1 after a failure,

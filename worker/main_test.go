@@ -23,7 +23,7 @@ import (
 // The test binary is the worker too.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && slices.Contains([]string{"serve", "sandbox", "version", "check", "dump", "repair"}, os.Args[1]) {
-		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+		main()
 	}
 	os.Exit(m.Run())
 }
@@ -163,7 +163,6 @@ func startWorkerAt(t *testing.T, dir string, socket *os.File, flags ...string) *
 		t.Fatal(err)
 	}
 	w := &worker{Cmd: command(t, append([]string{"serve", "-tenant", "acme", "-dir", dir}, flags...)...), lifeline: lifeline, stderr: new(bytes.Buffer)}
-	w.Env = []string{"GORACE=atexit_sleep_ms=0"} // else one of a race build lingers for a second
 	w.Stderr = w.stderr
 	w.ExtraFiles = []*os.File{socket, lifelineRead, readyWrite}
 	if err := w.Start(); err != nil {

@@ -57,6 +57,11 @@ func mustNew(t *testing.T, cfg Config) (*Supervisor, *observer.ObservedLogs) {
 		if err := s.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
+		for _, e := range logs.FilterMessage("worker wrote to stderr").All() {
+			if line := fmt.Sprint(e.ContextMap()["line"]); strings.Contains(line, "DATA RACE") {
+				t.Error("a worker wrote: " + line)
+			}
+		}
 		if t.Failed() {
 			for _, e := range logs.All() {
 				t.Log(e.Level, e.Message, e.ContextMap())
