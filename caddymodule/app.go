@@ -148,10 +148,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("sq: finding the events app: %w", err)
 	}
 	a.events, a.door = events.(*caddyevents.App), newDoor()
-	for _, event := range []string{"started", "stopping"} {
-		if err := a.events.On(event, a.door); err != nil {
-			return fmt.Errorf("sq: %w", err)
-		}
+	if err := errors.Join(a.events.On("started", a.door), a.events.On("stopping", a.door), a.events.On("started", emitter{a})); err != nil {
+		return fmt.Errorf("sq: %w", err)
 	}
 	setDefault(&a.Config, "SQ_CONFIG", "/etc/sq/tenants.json")
 	setDefault(&a.DataRoot, "SQ_DATA_ROOT", "/var/lib/sq/tenants")

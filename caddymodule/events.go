@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"context"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/sqedge/sqedge/caddymodule/supervisor"
 )
 
@@ -25,9 +27,26 @@ func (rt *runtime) transition(tr supervisor.Transition) {
 	}
 }
 
-// emitTransitions emits events in the name of the config in force until ctx
-// ends.
+// emitter has events emitted in the name of its app's config. It handles Caddy's
+// event started: before that the events app may be about to start, which is not
+// safe beside emitting.
+type emitter struct{ *App }
+
+// Handle implements caddyevents.Handler.
+func (e emitter) Handle(context.Context, caddy.Event) error {
+	if e.runtime.emitter.Swap(e.App) == nil {
+		close(e.runtime.emitting)
+	}
+	return nil
+}
+
+// emitTransitions emits events, once a config has started, until ctx ends.
 func (rt *runtime) emitTransitions(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-rt.emitting:
+	}
 	for {
 		select {
 		case <-ctx.Done():

@@ -42,7 +42,8 @@ type runtime struct {
 	up      chan struct{} // closed once it serves for the first time
 
 	transitions chan supervisor.Transition // to be emitted as events
-	emitter     atomic.Pointer[App]        // that of the config in force
+	emitter     atomic.Pointer[App]        // that of the newest config that has started
+	emitting    chan struct{}              // closed once there is an emitter
 
 	background sync.WaitGroup
 	cancel     context.CancelFunc // ends the keeping of counters
@@ -62,6 +63,7 @@ func acquireRuntime() (*runtime, error) {
 			logger: caddy.Log().Named("sq"), usage: new(usageBook), began: time.Now(),
 			up:          make(chan struct{}),
 			transitions: make(chan supervisor.Transition, maxTransitions),
+			emitting:    make(chan struct{}),
 		}
 		rt.failures.seed = maphash.MakeSeed()
 		rt.metrics = newMetrics(rt)
@@ -93,6 +95,7 @@ func (rt *runtime) release(a *App) error {
 		if err := rt.use(rt.started[n-1]); err != nil {
 			rt.logger.Error("going back to the options before a failed reload", zap.Error(err))
 		}
+		rt.emitter.Store(rt.started[n-1])
 	}
 	rt.mu.Unlock()
 	_, err := runtimes.Delete("sq")
@@ -155,7 +158,6 @@ func (rt *runtime) use(a *App) error {
 	}
 	rt.usage.moveTo(a.DataRoot)
 	rt.inForce = a
-	rt.emitter.Store(a)
 	if before := rt.jail.Swap(jail); before == nil || before.Mode != jail.Mode || before.Missing != jail.Missing {
 		jail.log(rt.logger)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -47,16 +49,57 @@ func (r *recorder) Handle(_ context.Context, e caddy.Event) error {
 	return err
 }
 
+// record prepares an edge whose worker events are recorded, and returns where.
+func record(t *testing.T) (e *Edge, path string) {
+	t.Helper()
+	e = Prepare(t, Setup{Plain: true}) // over TLS Caddy itself may emit events while the events app starts, which is a race
+	path = filepath.Join(e.dir, "events")
+	e.edit("\tsq {\n", "\tevents {\n\t\ton sq_worker_state record "+path+"\n\t}\n\tsq {\n")
+	e.Boot()
+	return e, path
+}
+
+// Workers' states go on changing while configs start; the race detector looks on.
+func TestEventsDuringReloads(t *testing.T) {
+	t.Parallel()
+	e, path := record(t)
+	var stopped atomic.Bool
+	var load sync.WaitGroup
+	load.Go(func() {
+		for !stopped.Load() {
+			if got, err := e.Try(adminKey, "POST", "/api/v2/admin/workers/alpha/restart", ""); err != nil || got.Status != 200 {
+				t.Errorf("restart: %v, %d %q", err, got.Status, got.Body)
+			}
+		}
+	})
+	told := func() int {
+		data, err := os.ReadFile(path)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return strings.Count(string(data), "\n")
+	}
+	for range 5 {
+		before := told()
+		Eventually(t, "more events are told", func() error {
+			if n := told(); n < before+4 {
+				return fmt.Errorf("%d, were %d", n, before)
+			}
+			return nil
+		})
+		if out, err := e.Caddy("reload", "--force", "--config", filepath.Join(e.dir, "Caddyfile")); err != nil {
+			t.Fatalf("caddy reload: %v\n%s", err, out)
+		}
+	}
+	stopped.Store(true)
+	load.Wait()
+}
+
 // An events handler hears of every change of a worker's state, before and after
 // a reload, and nobody's key is in it.
 func TestWorkerStatesAreEvents(t *testing.T) {
-	e := Prepare(t, Setup{})
-	told := filepath.Join(e.dir, "events")
-	path := filepath.Join(e.dir, "Caddyfile")
-	data, err := os.ReadFile(path)
-	must(t, err)
-	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), "\tsq {\n", "\tevents {\n\t\ton sq_worker_state record "+told+"\n\t}\n\tsq {\n", 1)), 0o600))
-	e.Boot()
+	t.Parallel()
+	e, told := record(t)
 	want := func(want ...string) {
 		t.Helper()
 		Eventually(t, "the events are told", func() error {
