@@ -71,7 +71,7 @@ func TestTopLevelCaddyfileAdaptsToTheGolden(t *testing.T) {
 	e := Prepare(t, Setup{})
 	path, err := filepath.Abs("../../Caddyfile")
 	must(t, err)
-	cmd := e.command("adapt", "--config", path)
+	cmd := e.command(t.Context(), "adapt", "--config", path)
 	cmd.Env = []string{roleCaddy + "=1", "HOME=" + e.dir} // every default as it is
 	out, err := cmd.Output()
 	must(t, err)
@@ -92,7 +92,7 @@ func TestTenantAddCommandAddsATenantThatARunningEdgePicksUp(t *testing.T) {
 	e := Start(t, Setup{Plain: true})
 	dir := filepath.Join(e.dir, "gamma")
 	must(t, os.Mkdir(dir, 0o700))
-	out, err := e.command("sq-tenant-add", "--id", "gamma", "--data-dir", dir, "--quota-mb", "7").Output()
+	out, err := e.command(t.Context(), "sq-tenant-add", "--id", "gamma", "--data-dir", dir, "--quota-mb", "7").Output()
 	must(t, err)
 	if !regexp.MustCompile(`^pmb-v1-[0-9a-f]{32}\n$`).Match(out) {
 		t.Fatalf("it printed %q, want the key alone", out)

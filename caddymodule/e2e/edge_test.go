@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -120,13 +122,13 @@ func Prepare(t *testing.T, setup Setup) *Edge {
 	return e
 }
 
-// Run runs a subtest on an edge that other subtests share, which therefore may
-// not end it.
+// Run runs a subtest on an edge that other subtests share, one after the other.
 func (e *Edge) Run(name string, test func(*testing.T, *Edge)) {
 	e.t.Run(name, func(t *testing.T) {
-		shared := *e
-		shared.t = t
-		test(t, &shared)
+		outer := e.t
+		defer func() { e.t = outer }()
+		e.t = t
+		test(t, e)
 	})
 }
 
@@ -151,14 +153,14 @@ func (e *Edge) WriteTenants(tenants ...Tenant) {
 // Boot starts the edge's process on what its directories hold.
 func (e *Edge) Boot() {
 	e.t.Helper()
-	e.cmd = e.command("run", "--config", filepath.Join(e.dir, "Caddyfile"))
+	cmd := e.command(context.Background(), "run", "--config", filepath.Join(e.dir, "Caddyfile"))
 	log, err := os.OpenFile(e.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(e.t, err)
 	defer log.Close()
-	e.cmd.Stdout, e.cmd.Stderr, e.cmd.ExtraFiles = log, log, e.files
-	must(e.t, e.cmd.Start())
-	exited, cmd := make(chan struct{}), e.cmd
-	e.exited = exited
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, e.files
+	must(e.t, cmd.Start())
+	exited := make(chan struct{})
+	e.cmd, e.exited = cmd, exited
 	go func() {
 		e.waitErr = cmd.Wait()
 		close(exited)
@@ -187,19 +189,34 @@ func (e *Edge) Boot() {
 	})
 }
 
-// command returns a caddy command with the edge's environment.
-func (e *Edge) command(args ...string) *exec.Cmd {
+// command returns a caddy command with the edge's environment. It ends with the
+// context, or with this process, however that ends.
+func (e *Edge) command(ctx context.Context, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	must(e.t, err)
-	cmd := exec.Command(self, args...)
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Dir, cmd.Env = e.dir, e.env
+	_, err = cmd.StdinPipe() // its end is told to the command, see TestMain
+	must(e.t, err)
 	return cmd
 }
 
-// Caddy runs a caddy command and returns what it printed.
+// Caddy runs a caddy command, which must end, and returns what it printed.
 func (e *Edge) Caddy(args ...string) (string, error) {
-	out, err := e.command(args...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := e.command(ctx, args...).CombinedOutput()
 	return string(out), err
+}
+
+// StartFails starts the edge, which must fail, and returns what it said.
+func (e *Edge) StartFails() string {
+	e.t.Helper()
+	out, err := e.Caddy("run", "--config", filepath.Join(e.dir, "Caddyfile"))
+	if err == nil {
+		e.t.Fatalf("the edge did not fail\n%s", out)
+	}
+	return out
 }
 
 // newClient returns a client that trusts the edge's own authority.
@@ -250,6 +267,7 @@ func (e *Edge) signal(sig syscall.Signal) {
 	case <-e.exited:
 	case <-time.After(time.Minute):
 		e.cmd.Process.Kill()
+		<-e.exited
 		e.t.Fatalf("the edge did not end after %v\n%s", sig, e.Log())
 	}
 }
@@ -275,8 +293,8 @@ func (e *Edge) cleanup() {
 	}
 	log := e.Log()
 	for _, fault := range []string{"DATA RACE", "panic:", "fatal error:", "SIGSEGV"} {
-		if strings.Contains(log, fault) {
-			e.t.Errorf("the log holds %q", fault)
+		if _, after, found := strings.Cut(log, fault); found {
+			e.t.Errorf("the log holds %q:%s", fault, after[:min(len(after), 8000)])
 		}
 	}
 	if e.t.Failed() {
@@ -340,10 +358,10 @@ func clip(s string) string {
 	return s
 }
 
-// Eventually calls check until it returns nil; it gives up after 30 s.
+// Eventually calls check until it returns nil; it gives up after a minute.
 func Eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := check()
 		if err == nil {
@@ -366,12 +384,33 @@ func processAlive(pid int) bool {
 	return len(rest) > 0 && rest[0] != 'Z'
 }
 
+// lastPort is the one that freePort returned last.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(10000 + rand.Int32N(15000)) }
+
+// freePort returns a port on which nobody listens, another one each time. It is
+// below those that the kernel gives to connections, one of which could take it
+// before the edge does, or while the edge restarts.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for range 5000 {
+		port := lastPort.Add(1)
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		tcp, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		defer tcp.Close()
+		udp, err := net.ListenPacket("udp", address)
+		if err != nil {
+			continue
+		}
+		defer udp.Close()
+		return int(port)
+	}
+	t.Fatal("no port is free")
+	return 0
 }
 
 func must(t *testing.T, err error) {

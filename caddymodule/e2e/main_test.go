@@ -8,6 +8,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,8 @@ import (
 	_ "github.com/sqedge/sqedge/caddymodule"
 )
 
-// roleCaddy in the environment makes the test binary a caddy command.
+// roleCaddy in the environment makes the test binary a caddy command, which ends
+// at the latest with its standard input.
 const roleCaddy = "SQ_E2E_CADDY"
 
 // workerBinary is the sq-worker that TestMain builds.
@@ -30,6 +32,10 @@ var workerBinary string
 func TestMain(m *testing.M) {
 	if os.Getenv(roleCaddy) != "" {
 		os.Unsetenv(roleCaddy)
+		go func() { // no edge may outlive the tests, were they killed
+			io.Copy(io.Discard, os.Stdin)
+			os.Exit(1)
+		}()
 		caddycmd.Main()
 		return
 	}

@@ -62,9 +62,8 @@ func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
 // Under strict the edge does not start without the whole jail, and says why.
 func TestSandboxStrictRefuses(t *testing.T) {
 	e := Prepare(t, Setup{Plain: true, Config: withSandbox(t, "strict"), Env: []string{"SQ_WORKER=" + lackingWorker(t)}})
-	out, err := e.Caddy("run", "--config", filepath.Join(e.dir, "Caddyfile"))
-	if want := "sandbox strict: this machine does not have all of a worker's jail (landlock: none here)"; err == nil || !strings.Contains(out, want) {
-		t.Errorf("the edge ended with %v and\n%s\nwant %q", err, out, want)
+	if out, want := e.StartFails(), "sandbox strict: this machine does not have all of a worker's jail (landlock: none here)"; !strings.Contains(out, want) {
+		t.Errorf("the edge ended with\n%s\nwant %q", out, want)
 	}
 }
 

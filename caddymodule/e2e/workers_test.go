@@ -1,10 +1,8 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func TestOneWorkerStartFor200ConcurrentFirstRequests(t *testing.T) {
@@ -300,21 +297,6 @@ func TestEdgeRefusesToStartWithoutAWorkerBinary(t *testing.T) {
 			}
 		}
 	}
-}
-
-// StartFails starts the edge, which must fail, and returns what it said.
-func (e *Edge) StartFails() string {
-	e.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	c := e.command("run", "--config", filepath.Join(e.dir, "Caddyfile"))
-	cmd := exec.CommandContext(ctx, c.Path, c.Args[1:]...)
-	cmd.Dir, cmd.Env = c.Dir, c.Env
-	out, err := cmd.CombinedOutput()
-	if err == nil || ctx.Err() != nil {
-		e.t.Fatalf("the edge did not fail: %v\n%s", err, out)
-	}
-	return string(out)
 }
 
 func TestTenantWhoseWorkerCannotStartIsUnavailableAlone(t *testing.T) {
