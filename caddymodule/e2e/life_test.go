@@ -23,7 +23,7 @@ func killWithRequest(e *Edge, attempt int, method, path, body string) Reply {
 	e.t.Helper()
 	e.Admin("POST", "workers/alpha/restart", "", 200, nil) // in spite of the backoff
 	pid := e.Worker("alpha")
-	must(e.t, syscall.Kill(pid, syscall.SIGSTOP))
+	stop(e.t, pid)
 	answer := make(chan Reply, 1)
 	go func() {
 		got, err := e.Try("tok-alpha", method, path, body)

@@ -329,11 +329,11 @@ func TestABusyTenantLeavesTheOthersTheirShare(t *testing.T) {
 	e.Boot()
 	e.Want("tok-alpha", "GET", "/select?c="+origin, "", 200, "")
 	pid := e.Worker("alpha")
-	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	stop(t, pid)
 	// One request of another tenant waits, too: alpha is not alone.
 	e.Want("tok-gamma", "GET", "/select?c="+origin, "", 200, "")
 	gamma := e.Worker("gamma")
-	must(t, syscall.Kill(gamma, syscall.SIGSTOP))
+	stop(t, gamma)
 	const requests = 30
 	var refused, answered atomic.Int64
 	var group sync.WaitGroup

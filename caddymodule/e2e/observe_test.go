@@ -62,6 +62,23 @@ func (e *Edge) KillWorkers() {
 	}
 }
 
+// stop stops a worker, so that it answers nothing until it is continued. The
+// signal is on its way for a moment after it was sent.
+func stop(t *testing.T, pid int) {
+	t.Helper()
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	Eventually(t, "all threads of the worker have stopped", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, path := range threads {
+			stat, _ := os.ReadFile(path)
+			if _, state, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(state, "T") {
+				return fmt.Errorf("%s says %q", path, stat)
+			}
+		}
+		return err
+	})
+}
+
 // edit edits the edge's Caddyfile, each old text to the new one after it.
 func (e *Edge) edit(oldnew ...string) (path string) {
 	e.t.Helper()

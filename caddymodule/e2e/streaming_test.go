@@ -171,14 +171,15 @@ func testAClientThatLeavesEndsTheWorkersAnswer(t *testing.T, e *Edge) {
 func TestAClientThatLeavesBeforeTheAnswer(t *testing.T) {
 	e := Start(t, Setup{})
 	e.Want("tok-alpha", "GET", "/select?c="+origin, "", 200, "")
-	must(t, syscall.Kill(e.Worker("alpha"), syscall.SIGSTOP))
+	pid := e.Worker("alpha")
+	stop(t, pid)
 	// One of two first requests takes the connection that is idle, after which
 	// each needs a new one, and so shows that the edge has it.
 	e.leaveBeforeTheAnswer(e.client, 2)
 	for _, client := range e.protocols(t) {
 		e.leaveBeforeTheAnswer(client, 1)
 	}
-	must(t, syscall.Kill(e.Worker("alpha"), syscall.SIGCONT))
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
 	e.Want("tok-alpha", "GET", "/select?c="+origin, "", 200, "")
 }
 

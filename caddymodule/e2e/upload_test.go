@@ -25,6 +25,12 @@ type uploaded struct {
 // worker has received some of it.
 func (e *Edge) Upload(tenant Tenant, document, first string) *Upload {
 	e.t.Helper()
+	temps := func() int {
+		files, err := filepath.Glob(filepath.Join(tenant.DataDir, ".sq/tmp-*"))
+		must(e.t, err)
+		return len(files)
+	}
+	before := temps()
 	r, w := io.Pipe()
 	u := &Upload{text: w, answer: make(chan uploaded, 1)}
 	req, err := http.NewRequest("PUT", e.url+"/api/v2/documents/"+document, r)
@@ -44,11 +50,10 @@ func (e *Edge) Upload(tenant Tenant, document, first string) *Upload {
 	must(e.t, err)
 	e.t.Cleanup(func() { w.CloseWithError(errors.New("the test has ended")) })
 	Eventually(e.t, "the worker receives the document", func() error {
-		temps, err := filepath.Glob(filepath.Join(tenant.DataDir, ".sq/tmp-*"))
-		if err == nil && len(temps) == 0 {
-			err = errors.New("it holds no temporary file")
+		if temps() == before {
+			return errors.New("it holds no temporary file more")
 		}
-		return err
+		return nil
 	})
 	return u
 }
