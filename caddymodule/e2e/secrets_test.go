@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -21,6 +22,7 @@ import (
 type watched struct {
 	*Edge
 	keys    map[string]string // by what each is
+	mu      sync.Mutex
 	answers []kept
 }
 
@@ -29,10 +31,14 @@ type kept struct {
 	toTenant   bool
 }
 
-// ask sends a request and keeps the answer. As a tenant's it may hold no path.
+// ask sends a request and keeps the answer. As a tenant's it may hold no path. It
+// may be called from any goroutine.
 func (w *watched) ask(toTenant bool, method, path, body string, headers ...string) Reply {
 	w.t.Helper()
-	reply := w.Do("", method, path, body, headers...)
+	reply, err := w.Try("", method, path, body, headers...)
+	if err != nil {
+		w.t.Error(err)
+	}
 	w.keep(toTenant, method+" "+path, reply)
 	return reply
 }
@@ -40,6 +46,8 @@ func (w *watched) ask(toTenant bool, method, path, body string, headers ...strin
 func (w *watched) keep(toTenant bool, what string, reply Reply) {
 	var text strings.Builder
 	reply.Header.Write(&text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.answers = append(w.answers, kept{what, text.String() + reply.Body, toTenant})
 }
 
@@ -99,25 +107,30 @@ func (w *watched) setTenants(names ...string) {
 	w.WriteTenants(list...)
 }
 
-// useEveryOperation presents every key in every way that counts.
+// useEveryOperation presents every key in every way that counts, all keys at the
+// same time: the refusal of a wrong one is held back after so many.
 func (w *watched) useEveryOperation() {
-	for _, key := range slices.Sorted(maps.Values(w.keys)) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, key := range w.keys {
 		for _, headers := range [][]string{
 			{"Authorization: Bearer " + key}, {"Authorization: " + key}, {"authorization: bEaReR   " + key + " "}, {"X-SQ-API-Key: " + key}, {"x-sq-api-key: " + key},
 			{"Authorization: Bearer " + key, "X-SQ-API-Key: " + key}, {"Authorization: Bearer " + key, "X-SQ-API-Key: " + w.keys["unknown"]},
 			{"Authorization: Bearer " + key, "Accept: application/json"}, {"Authorization: Basic " + key}, {"Authorization: Bearer " + key + "x"},
 			{"Authorization: Bearer " + key, "Accept: text/plain", "X-SQ-Tenant: beta"},
 		} {
-			for _, op := range slices.Sorted(maps.Keys(wire.Rules)) {
-				method, path := wire.Rules[op].Methods[0], "/"+string(op)+"?p=doc&c="+origin
-				if slices.Contains([]wire.Op{wire.Download, wire.Replace, wire.Remove}, op) {
-					path = "/documents/doc"
+			all.Go(func() {
+				for _, op := range slices.Sorted(maps.Keys(wire.Rules)) {
+					method, path := wire.Rules[op].Methods[0], "/"+string(op)+"?p=doc&c="+origin
+					if slices.Contains([]wire.Op{wire.Download, wire.Replace, wire.Remove}, op) {
+						path = "/documents/doc"
+					}
+					w.ask(true, method, path, "1.1.1/1.1.1/1.1.1: 0", headers...)
 				}
-				w.ask(true, method, path, "1.1.1/1.1.1/1.1.1: 0", headers...)
-			}
-			w.ask(true, "PATCH", "/select", "", headers...)
-			w.ask(true, "GET", "/nowhere", "", headers...)
-			w.ask(true, "OPTIONS", "/select", "", headers...)
+				w.ask(true, "PATCH", "/select", "", headers...)
+				w.ask(true, "GET", "/nowhere", "", headers...)
+				w.ask(true, "OPTIONS", "/select", "", headers...)
+			})
 		}
 	}
 }
