@@ -31,6 +31,17 @@ const (
 	writers  = 16
 )
 
+// runs is how often a test is to crash something: a tenth of usual with -short.
+func runs(usual, nightly int) int {
+	switch {
+	case os.Getenv("SQ_TEST") == "nightly":
+		return nightly
+	case testing.Short():
+		return max(1, usual/10)
+	}
+	return usual
+}
+
 // children are what the test binary can be instead, by an environment variable.
 var children = map[string]func() error{}
 
@@ -284,7 +295,7 @@ func (a *acknowledged) checkWhole(e *Engine, dir string, w int) error {
 func runWriters(t *testing.T, dir string, early bool, each func(child *os.Process, line string)) (*os.ProcessState, string) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
-	child.Env = []string{childEnv + "=" + dir}
+	child.Env = []string{childEnv + "=" + dir, "GORACE=atexit_sleep_ms=0"} // else one of a race build lingers for a second
 	if early {
 		child.Env = append(child.Env, earlyEnv+"=yes")
 	}

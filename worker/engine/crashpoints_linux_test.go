@@ -19,18 +19,16 @@ const (
 // that no flush covers, any may be missing. Then as in [TestKill]. Each round but
 // the first goes on with such a disk, so that recovery is cut short, too.
 func TestCrashPoints(t *testing.T) {
+	t.Parallel()
 	needDisks(t)
-	rounds := 10
-	if testing.Short() {
-		rounds = 2
-	}
-	if err := crashPoints(t, rounds, false); err != nil {
+	if err := crashPoints(t, runs(4, 40), false); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // TestCrashPointsCatchEarlyAcknowledgement is the control of [TestCrashPoints].
 func TestCrashPointsCatchEarlyAcknowledgement(t *testing.T) {
+	t.Parallel()
 	needDisks(t)
 	err := crashPoints(t, 10, true)
 	if err == nil {

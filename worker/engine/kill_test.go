@@ -11,13 +11,8 @@ import (
 // same directory. Every acknowledged write must be there exactly once, every
 // file must be a valid phext, and no open may be refused.
 func TestKill(t *testing.T) {
-	kills := 100
-	switch {
-	case os.Getenv("SQ_TEST") == "nightly":
-		kills = 1000
-	case testing.Short():
-		kills = 10
-	}
+	t.Parallel()
+	kills := runs(40, 1000)
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	var told acknowledged

@@ -174,12 +174,11 @@ func TestClosedThenCrash(t *testing.T) {
 				MustCheckpoint(t, e, "a")
 				MustAppend(t, e, "a", origin, " two")
 				MustCheckpoint(t, e, "a")
-				MustAppend(t, e, "other", origin, "text")
+				last := MustAppend(t, e, "other", origin, "text")
 				closeAll(t, e)
 				if isOpen(e, "a") {
 					t.Fatal("the document is open")
 				}
-				seq := e.seq
 				tc.edit(t, filepath.Join(dir, "a.phext"))
 				expect := func(image, want string) {
 					t.Helper()
@@ -203,8 +202,8 @@ func TestClosedThenCrash(t *testing.T) {
 					}
 				}
 				r := MustAppend(t, e, "a", origin, " three")
-				if r.Seq <= seq {
-					t.Errorf("sequence %d after %d", r.Seq, seq)
+				if r.Seq <= last.Seq {
+					t.Errorf("sequence %d after %d", r.Seq, last.Seq)
 				}
 				expect(CopyDir(t, dir), tc.want+" three")
 				MustCheckpoint(t, e, "a")

@@ -20,11 +20,9 @@ const (
 // instants, as a power cut would: what the kernel was not made to write is lost.
 // Then as in [TestKill], over and over on the same disk.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	needDisks(t)
-	cuts := 100
-	if testing.Short() {
-		cuts = 10
-	}
+	cuts := runs(30, 300)
 	total, err := cutPower(t, cuts, false)
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +36,7 @@ func TestPowerCut(t *testing.T) {
 // TestPowerCutCatchesEarlyAcknowledgement is the control of [TestPowerCut]: an
 // engine that acknowledges while the sync is still under way must not pass.
 func TestPowerCutCatchesEarlyAcknowledgement(t *testing.T) {
+	t.Parallel()
 	needDisks(t)
 	_, err := cutPower(t, 100, true)
 	if err == nil {
