@@ -59,6 +59,11 @@ func (e *exchange) start(r *http.Request, body []byte, more bool, timeout time.D
 	if !more {
 		return e.conn.SetReadDeadline(time.Now().Add(min(timeout, patience)))
 	}
+	// The deadline of the exchange before is not this one's: a body may take as
+	// long as its client does.
+	if err := e.conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
 	e.watch()
 	e.upload = &upload{done: make(chan struct{})}
 	go e.send(r, timeout)

@@ -97,6 +97,40 @@ func TestBodiesArriveWholeAndSmallOnesOnOneConnection(t *testing.T) {
 	}
 }
 
+// A body that takes longer than most answers is not held to the time that the
+// exchange before it on the connection had.
+func TestSlowBodyOnAUsedConnection(t *testing.T) {
+	g, made := mustServe(t, func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	})
+	half := strings.Repeat("x", smallBody)
+	body, client := io.Pipe()
+	defer client.Close()
+	go func() {
+		io.WriteString(client, half)
+		time.Sleep(2 * patience) // the client is slow
+		io.WriteString(client, half)
+		client.Close()
+	}()
+	for _, tt := range []struct {
+		body   io.Reader
+		length int64
+	}{{strings.NewReader("small"), 5}, {body, 2 * smallBody}} {
+		resp, err := post(t, g, tt.body, tt.length)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(resp.Body); err != nil || string(got) != fmt.Sprint(tt.length) {
+			t.Errorf("the worker got %s bytes of %d, %v", got, tt.length, err)
+		}
+		resp.Body.Close()
+	}
+	if made.Load() != 1 {
+		t.Errorf("%d connections, want one", made.Load())
+	}
+}
+
 func TestAnswerBeforeTheBodyWasReadIsReturned(t *testing.T) {
 	g, _ := mustServe(t, func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no", http.StatusRequestEntityTooLarge)
