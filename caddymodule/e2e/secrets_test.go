@@ -198,10 +198,12 @@ func (w *watched) breakThings(t *testing.T) {
 		w.ask(true, "GET", path, "", key)
 	}
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGQUIT, syscall.SIGTERM} {
-		must(t, syscall.Kill(w.Worker("beta"), sig))
-		Eventually(t, "beta is served again", func() error {
-			if got := w.ask(true, "GET", "/select?c="+origin, "", key); got.Status != 200 {
-				return fmt.Errorf("%d %q", got.Status, got.Body)
+		old := w.Worker("beta")
+		must(t, syscall.Kill(old, sig))
+		Eventually(t, "beta is served by another worker", func() error {
+			got, pids := w.ask(true, "GET", "/select?c="+origin, "", key), w.Workers()["beta"]
+			if got.Status != 200 || len(pids) != 1 || pids[0] == old {
+				return fmt.Errorf("%d %q, workers %v", got.Status, got.Body, pids)
 			}
 			return nil
 		})
