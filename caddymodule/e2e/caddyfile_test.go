@@ -206,9 +206,9 @@ func TestAccessLogNamesTheTenantAndHidesKeysAndTexts(t *testing.T) {
 }
 
 func TestTenantIsAPlaceholderForOtherHandlers(t *testing.T) {
-	data, err := os.ReadFile("../../Caddyfile")
-	must(t, err)
-	e := Start(t, Setup{Config: strings.Replace(string(data), "\tsq_admin\n", "\tlog_append tenant_seen {http.auth.user.id}\n\theader >X-Tenant-Seen {http.auth.user.id}\n\tsq_admin\n", 1)})
+	e := Prepare(t, Setup{})
+	e.edit("\tsq_admin\n", "\tlog_append tenant_seen {http.auth.user.id}\n\theader >X-Tenant-Seen {http.auth.user.id}\n\tsq_admin\n")
+	e.Boot()
 	for _, tenant := range []string{"alpha", "beta"} {
 		if got := e.Do("tok-"+tenant, "GET", "/toc", "").Header.Get("X-Tenant-Seen"); got != tenant {
 			t.Errorf("%s: the header module saw %q", tenant, got)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -145,9 +144,7 @@ func (e *Edge) RunDir() string     { return filepath.Join(e.dir, "run") }
 // WriteTenants writes tenants.json in place, as a person with an editor might.
 func (e *Edge) WriteTenants(tenants ...Tenant) {
 	e.t.Helper()
-	data, err := json.MarshalIndent(map[string]any{"admin_key": adminKey, "tenants": tenants}, "", "  ")
-	must(e.t, err)
-	must(e.t, os.WriteFile(e.ConfigPath(), data, 0o600))
+	must(e.t, os.WriteFile(e.ConfigPath(), Encode(e.t, tenants...), 0o600))
 }
 
 // Boot starts the edge's process on what its directories hold.
@@ -310,6 +307,7 @@ type Reply struct {
 	Status int
 	Header http.Header
 	Body   string
+	Proto  int // HTTP's major version
 }
 
 // Do sends a request with key as the bearer token, unless it is empty, and
@@ -323,9 +321,18 @@ func (e *Edge) Do(key, method, path, body string, headers ...string) Reply {
 
 // Try is Do for requests that may fail. It may be called from any goroutine.
 func (e *Edge) Try(key, method, path, body string, headers ...string) (Reply, error) {
-	r, err := http.NewRequestWithContext(context.Background(), method, e.url+path, strings.NewReader(body))
+	return e.TryWith(e.client, key, method, path, strings.NewReader(body), 0, headers...)
+}
+
+// TryWith is Try with another client and a body that is said to have length bytes,
+// -1 for an unknown number, 0 for what the reader has if it tells.
+func (e *Edge) TryWith(client *http.Client, key, method, path string, body io.Reader, length int64, headers ...string) (Reply, error) {
+	r, err := http.NewRequest(method, e.url+path, body)
 	if err != nil {
 		return Reply{}, err
+	}
+	if length != 0 {
+		r.ContentLength = length
 	}
 	if key != "" {
 		r.Header.Set("Authorization", "Bearer "+key)
@@ -334,13 +341,18 @@ func (e *Edge) Try(key, method, path, body string, headers ...string) (Reply, er
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Add(name, value)
 	}
-	resp, err := e.client.Do(r)
+	resp, err := client.Do(r)
 	if err != nil {
 		return Reply{}, err
 	}
+	return readAll(resp)
+}
+
+// readAll reads an answer to its end.
+func readAll(resp *http.Response) (Reply, error) {
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
-	return Reply{resp.StatusCode, resp.Header, string(data)}, err
+	return Reply{resp.StatusCode, resp.Header, string(data), resp.ProtoMajor}, err
 }
 
 // Want sends a request and checks the answer's status and body.

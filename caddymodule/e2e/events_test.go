@@ -87,9 +87,7 @@ func TestEventsDuringReloads(t *testing.T) {
 			}
 			return nil
 		})
-		if out, err := e.Caddy("reload", "--force", "--config", filepath.Join(e.dir, "Caddyfile")); err != nil {
-			t.Fatalf("caddy reload: %v\n%s", err, out)
-		}
+		e.ReloadForced()
 	}
 	stopped.Store(true)
 	load.Wait()

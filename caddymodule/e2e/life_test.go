@@ -189,10 +189,7 @@ func TestAdminWorkers(t *testing.T) {
 // scrapes do not stretch, and nothing of it is lost.
 func TestIdleWorkersArePutToSleep(t *testing.T) {
 	e := Prepare(t, Setup{})
-	path := filepath.Join(e.dir, "Caddyfile")
-	data, err := os.ReadFile(path)
-	must(t, err)
-	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), "# idle_timeout 5m", "idle_timeout 300ms", 1)), 0o600))
+	e.edit("# idle_timeout 5m", "idle_timeout 300ms")
 	e.Boot()
 	e.Want("tok-alpha", "POST", "/insert?c="+origin, "text", 200, "Inserted 4 bytes")
 	Eventually(t, "the worker sleeps", func() error {
@@ -252,7 +249,6 @@ func TestReloadsAndRollsAreInvisible(t *testing.T) {
 			}
 		})
 	}
-	path := filepath.Join(e.dir, "Caddyfile")
 	progress := func(from int64) { // so that each meets requests
 		Eventually(t, "requests go on", func() error {
 			if n := requests.Load() - from; n < 32 {
@@ -274,9 +270,7 @@ func TestReloadsAndRollsAreInvisible(t *testing.T) {
 			replaceFile(t, workerBinary, worker)
 			fallthrough
 		default:
-			if out, err := e.Caddy("reload", "--force", "--config", path); err != nil {
-				t.Fatalf("caddy reload: %v\n%s", err, out)
-			}
+			e.ReloadForced()
 			if !roll {
 				continue
 			}

@@ -3,8 +3,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"regexp"
 	"strconv"
@@ -407,25 +405,4 @@ func TestABusyTenantLeavesTheOthersTheirShare(t *testing.T) {
 	for _, u := range uploads {
 		u.Finish(t, "")
 	}
-}
-
-// send sends a request of length bytes, -1 for unknown, and reads the answer.
-func send(t *testing.T, client *http.Client, url, key, method string, length int64, body io.Reader, headers ...string) Reply {
-	t.Helper()
-	r, err := http.NewRequest(method, url, body)
-	must(t, err)
-	r.ContentLength = length
-	if key != "" {
-		r.Header.Set("Authorization", "Bearer "+key)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		r.Header.Set(name, value)
-	}
-	resp, err := client.Do(r)
-	must(t, err)
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	must(t, err)
-	return Reply{resp.StatusCode, resp.Header, string(text)}
 }

@@ -108,6 +108,14 @@ func (e *Edge) Reload(oldnew ...string) {
 	e.client.CloseIdleConnections()
 }
 
+// ReloadForced has the running edge take the Caddyfile again, unchanged.
+func (e *Edge) ReloadForced() {
+	e.t.Helper()
+	if out, err := e.Caddy("reload", "--force", "--config", filepath.Join(e.dir, "Caddyfile")); err != nil {
+		e.t.Fatalf("caddy reload: %v\n%s", err, out)
+	}
+}
+
 // Stats is what the admin API says of a tenant.
 type Stats struct {
 	StorageBytes int64   `json:"storage_bytes"`
@@ -216,5 +224,3 @@ func StoredBytes(t *testing.T, dir string) (total int64) {
 	}
 	return total
 }
-
-func decode(text string, into any) error { return json.Unmarshal([]byte(text), into) }

@@ -48,26 +48,11 @@ func testEveryHTTPVersionIsServed(t *testing.T, e *Edge) {
 	for version, client := range e.protocols(t) {
 		ask := func(key, method, path string, body io.Reader, headers ...string) Reply {
 			t.Helper()
-			r, err := http.NewRequest(method, e.url+path, body)
-			must(t, err)
-			if key != "" {
-				r.Header.Set("Authorization", "Bearer "+key)
+			got, err := e.TryWith(client, key, method, path, body, 0, headers...)
+			if err != nil || got.Proto != version {
+				t.Fatalf("HTTP/%d: %s %s: HTTP/%d, %v", version, method, path, got.Proto, err)
 			}
-			for _, h := range headers {
-				name, value, _ := strings.Cut(h, ": ")
-				r.Header.Set(name, value)
-			}
-			resp, err := client.Do(r)
-			if err != nil {
-				t.Fatalf("HTTP/%d: %s %s: %v", version, method, path, err)
-			}
-			defer resp.Body.Close()
-			if resp.ProtoMajor != version {
-				t.Errorf("HTTP/%d: the answer is %s", version, resp.Proto)
-			}
-			got, err := io.ReadAll(resp.Body)
-			must(t, err)
-			return Reply{resp.StatusCode, resp.Header, string(got)}
+			return got
 		}
 		want := func(got Reply, status int, body string) {
 			t.Helper()

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -222,7 +223,7 @@ func TestRacingWritersNeverPassTheQuota(t *testing.T) {
 					var stats Stats
 					got, err := e.Try(adminKey, "GET", "/api/v2/admin/tenants/alpha/stats", "")
 					if err == nil && got.Status == 200 {
-						err = decode(got.Body, &stats)
+						err = json.Unmarshal([]byte(got.Body), &stats)
 					}
 					if err != nil || stats.StorageBytes > mib {
 						t.Errorf("%d bytes are stored while writers race, %v", stats.StorageBytes, err)

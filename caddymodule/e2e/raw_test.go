@@ -13,7 +13,7 @@ import (
 )
 
 // rawTimeout ends a test that would otherwise wait for ever for an answer.
-const rawTimeout = 30 * time.Second
+const rawTimeout = time.Minute
 
 // dial opens a bare connection to the edge; over TLS it speaks HTTP/1.1.
 func (e *Edge) dial(t *testing.T) net.Conn {
@@ -81,9 +81,7 @@ func readReply(r *bufio.Reader, method string) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return Reply{resp.StatusCode, resp.Header, string(body)}, err
+	return readAll(resp)
 }
 
 // keptAlive sends one raw request after another on one connection, as long as
@@ -112,12 +110,11 @@ func (k *keptAlive) do(method, target, body string, headers ...string) Reply {
 	if err != nil {
 		k.t.Fatalf("%s %s: %v", method, clip(target), err)
 	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
+	got, err := readAll(resp)
 	must(k.t, err)
 	if resp.Close {
 		k.conn.Close()
 		k.conn = nil
 	}
-	return Reply{resp.StatusCode, resp.Header, string(got)}
+	return got
 }

@@ -31,15 +31,12 @@ exec %s "$@"
 	return path
 }
 
-func withSandbox(t *testing.T, mode string) string {
+// prepareSandbox prepares an edge with the option sandbox.
+func prepareSandbox(t *testing.T, mode string, env ...string) *Edge {
 	t.Helper()
-	data, err := os.ReadFile("../../Caddyfile")
-	must(t, err)
-	config := strings.Replace(string(data), "# sandbox default", "sandbox "+mode, 1)
-	if config == string(data) {
-		t.Fatal("the Caddyfile has no sandbox option")
-	}
-	return config
+	e := Prepare(t, Setup{Plain: true, Env: env})
+	e.edit("# sandbox default", "sandbox "+mode)
+	return e
 }
 
 // What is missing of the jail is said once, however many workers there are, and
@@ -61,7 +58,7 @@ func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
 
 // Under strict the edge does not start without the whole jail, and says why.
 func TestSandboxStrictRefuses(t *testing.T) {
-	e := Prepare(t, Setup{Plain: true, Config: withSandbox(t, "strict"), Env: []string{"SQ_WORKER=" + lackingWorker(t)}})
+	e := prepareSandbox(t, "strict", "SQ_WORKER="+lackingWorker(t))
 	if out, want := e.StartFails(), "sandbox strict: this machine does not have all of a worker's jail (landlock: none here)"; !strings.Contains(out, want) {
 		t.Errorf("the edge ended with\n%s\nwant %q", out, want)
 	}
@@ -69,7 +66,8 @@ func TestSandboxStrictRefuses(t *testing.T) {
 
 // A jail that is off is said to be, and health shows it.
 func TestSandboxOff(t *testing.T) {
-	e := Start(t, Setup{Plain: true, Config: withSandbox(t, "off")})
+	e := prepareSandbox(t, "off")
+	e.Boot()
 	e.Want("tok-alpha", "GET", "/toc?p=notes", "", 200, "")
 	var h sandboxHealth
 	e.Admin("GET", "health", "", 200, &h)

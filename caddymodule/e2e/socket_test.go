@@ -65,6 +65,9 @@ func TestRestartOfTheEdgeRefusesNobody(t *testing.T) {
 		config := &tls.Config{RootCAs: roots, NextProtos: []string{next}}
 		protocols[next] = &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, ForceAttemptHTTP2: next == "h2"}
 	}
+	read := func(client *http.Client) (Reply, error) {
+		return e.TryWith(client, "tok-alpha", "GET", "/select?c="+origin, nil, 0)
+	}
 	var stopped atomic.Bool
 	var load sync.WaitGroup
 	var served atomic.Int64
@@ -73,8 +76,8 @@ func TestRestartOfTheEdgeRefusesNobody(t *testing.T) {
 		for range 4 {
 			load.Go(func() {
 				for !stopped.Load() {
-					if status, body, err := get(client, e.url+"/select?c="+origin); err != nil || status != 200 || body != "text" {
-						t.Errorf("%s: %v, %d %q", name, err, status, clip(body))
+					if got, err := read(client); err != nil || got.Status != 200 || got.Body != "text" {
+						t.Errorf("%s: %v, %d %q", name, err, got.Status, clip(got.Body))
 					}
 					served.Add(1)
 				}
@@ -95,14 +98,12 @@ func TestRestartOfTheEdgeRefusesNobody(t *testing.T) {
 		e.Quit()
 		e.Boot()
 		progress()
-		if out, err := e.Caddy("reload", "--force", "--config", filepath.Join(e.dir, "Caddyfile")); err != nil {
-			t.Fatalf("caddy reload: %v\n%s", err, out)
-		}
+		e.ReloadForced()
 		// HTTP/3 is there again for new connections; those from before are gone
 		// with the keys that the old process had for them.
 		three := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
-		if status, body, err := get(&http.Client{Transport: three, Timeout: time.Minute}, e.url+"/select?c="+origin); err != nil || status != 200 || body != "text" {
-			t.Errorf("HTTP/3: %v, %d %q", err, status, clip(body))
+		if got, err := read(&http.Client{Transport: three, Timeout: time.Minute}); err != nil || got.Status != 200 || got.Body != "text" {
+			t.Errorf("HTTP/3: %v, %d %q", err, got.Status, clip(got.Body))
 		}
 		three.Close()
 	}
@@ -110,13 +111,6 @@ func TestRestartOfTheEdgeRefusesNobody(t *testing.T) {
 	stopped.Store(true)
 	load.Wait()
 	t.Logf("%d restarts and reloads: %d connections", restarts, served.Load())
-}
-
-// get reads a page with alpha's key.
-func get(client *http.Client, url string) (int, string, error) {
-	e := &Edge{client: client}
-	got, err := e.Try("tok-alpha", "GET", strings.TrimPrefix(url, e.url), "")
-	return got.Status, got.Body, err
 }
 
 // inheritsNoSocket checks that a worker has none of the edge's sockets.

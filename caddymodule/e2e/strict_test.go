@@ -171,14 +171,9 @@ func testHTTPWhereTLSIsSpoken(t *testing.T, e *Edge) {
 // TestWarnsOfAServerWithoutTheListenerWrapper: once for each server, whichever
 // of its sites has the handler.
 func TestWarnsOfAServerWithoutTheListenerWrapper(t *testing.T) {
-	data, err := os.ReadFile("../../Caddyfile")
-	must(t, err)
-	const named = "\t\t\tsq_graceful\n\t\t\ttls\n\t\t\tsq\n"
-	config := strings.Replace(string(data), named, "\t\t\tsq_graceful\n\t\t\ttls\n", 1)
-	if config == string(data) {
-		t.Fatal("the Caddyfile does not name the wrapper")
-	}
-	e := Prepare(t, Setup{Config: config + "\nhttps://other.localhost:8444 {\n\tsq\n\ttls internal\n}\nhttps://third.localhost:8444 {\n\tsq\n\ttls internal\n}\n"})
+	e := Prepare(t, Setup{})
+	const sites = "https://other.localhost:8444 {\n\tsq\n\ttls internal\n}\nhttps://third.localhost:8444 {\n\tsq\n\ttls internal\n}\n"
+	e.edit("\t\t\tsq_graceful\n\t\t\ttls\n\t\t\tsq\n", "\t\t\tsq_graceful\n\t\t\ttls\n", "\n{$SQ_SITE", "\n"+sites+"{$SQ_SITE")
 	out, err := e.Caddy("validate", "--config", filepath.Join(e.dir, "Caddyfile"))
 	if err != nil || strings.Count(out, lacking) != 2 || !strings.Contains(out, `:8444"]`) {
 		t.Errorf("%v, %d warnings, want 2:\n%s", err, strings.Count(out, lacking), out)

@@ -42,9 +42,8 @@ func (e *Edge) Upload(tenant Tenant, document, first string) *Upload {
 			u.answer <- uploaded{err: err}
 			return
 		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		u.answer <- uploaded{Reply{resp.StatusCode, resp.Header, string(body)}, err}
+		got, err := readAll(resp)
+		u.answer <- uploaded{got, err}
 	}()
 	_, err = io.WriteString(w, first)
 	must(e.t, err)
