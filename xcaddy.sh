@@ -155,8 +155,9 @@ test_all() {
 	build
 	CGO_ENABLED=1 go build -race ./...
 	# One package after the other: they kill, stop and time out real processes, and
-	# two at once on a small machine would starve each other.
-	CGO_ENABLED=1 go test -race -p 1 -timeout 30m "$@" ./...
+	# two at once on a small machine would starve each other. Tests that mostly wait
+	# do so together.
+	CGO_ENABLED=1 go test -race -p 1 -parallel 4 -timeout 30m "$@" ./...
 }
 
 lint() {

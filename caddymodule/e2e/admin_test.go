@@ -22,6 +22,7 @@ func (e *Edge) Add(id string) Tenant {
 }
 
 func TestAdminEndpointsRefuseWhoeverIsNotTheAdmin(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	before, err := os.ReadFile(e.ConfigPath())
 	must(t, err)
@@ -75,6 +76,7 @@ func TestAdminEndpointsRefuseWhoeverIsNotTheAdmin(t *testing.T) {
 }
 
 func TestAdminListShowsTenantsWithoutKeys(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	beta := e.Tenant("beta")
 	beta.Enabled = false
@@ -96,6 +98,7 @@ func TestAdminListShowsTenantsWithoutKeys(t *testing.T) {
 }
 
 func TestAddRefusesWhatIsInvalidAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	must(t, os.Mkdir(filepath.Join(e.DataRoot(), "leftover"), 0o700))
 	before, err := os.ReadFile(e.ConfigPath())
@@ -153,6 +156,7 @@ func TestAddRefusesWhatIsInvalidAndChangesNothing(t *testing.T) {
 }
 
 func TestAddIsInForceWhenItReturns(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	tenant := e.Add("customer-001")
 	e.Want(tenant.Key, "POST", "/insert?c="+origin, "hello", 200, "Inserted 5 bytes")
@@ -179,6 +183,7 @@ func TestAddIsInForceWhenItReturns(t *testing.T) {
 }
 
 func TestHundredConcurrentAddsAllWork(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	var adds sync.WaitGroup
 	var mu sync.Mutex
@@ -221,6 +226,7 @@ func TestHundredConcurrentAddsAllWork(t *testing.T) {
 }
 
 func TestDeleteArchivesAndKillsTheKeyBeforeItReturns(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	tenant := e.Add("gone")
 	e.Want(tenant.Key, "POST", "/insert?p=notes&c="+origin, "kept in the archive", 200, "Inserted 19 bytes")
@@ -263,6 +269,7 @@ func TestDeleteArchivesAndKillsTheKeyBeforeItReturns(t *testing.T) {
 }
 
 func TestTenantNamedAddCanBeDeleted(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	e.Admin("DELETE", "tenants/add", "", 404, nil)
 	tenant := e.Add("add")
@@ -272,6 +279,7 @@ func TestTenantNamedAddCanBeDeleted(t *testing.T) {
 }
 
 func TestDeleteWhileRequestsRunLosesNoAcknowledgedWrite(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	for range 5 {
 		tenant := e.Add("busy")

@@ -8,6 +8,7 @@ import (
 // TestAnotherHostNameIsRefused: by itself Caddy answers an empty 200, which a
 // client would take for a write that was made.
 func TestAnotherHostNameIsRefused(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	r, err := http.NewRequest("POST", e.url+"/insert?p=notes&c=1.1.1/1.1.1/1.1.1&s=lost", nil)
 	must(t, err)
@@ -24,6 +25,7 @@ func TestAnotherHostNameIsRefused(t *testing.T) {
 // TestHandlersBehindSqAuthKnowTheTenant puts a handler of Caddy's own between
 // authentication and the gateway, where a rate limiter would stand.
 func TestHandlersBehindSqAuthKnowTheTenant(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true, Config: `{
 	admin {$SQ_CADDY_ADMIN}
 	default_bind {$SQ_BIND}

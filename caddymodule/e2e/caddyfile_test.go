@@ -17,6 +17,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // TestCaddyfileValidatesAndStartsNothing runs the commands that look at the
 // Caddyfile, on a machine where the edge never ran.
 func TestCaddyfileValidatesAndStartsNothing(t *testing.T) {
+	t.Parallel()
 	for _, withTenants := range []bool{true, false} {
 		e := Prepare(t, Setup{})
 		if !withTenants {
@@ -59,6 +60,7 @@ func tree(t *testing.T, dir string) string {
 }
 
 func TestCaddyfileValidationNamesTheFaultOfABadTenantsFile(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	must(t, os.WriteFile(e.ConfigPath(), []byte(`{"admin_key": "short", "tenants": []}`), 0o600))
 	out, err := e.Caddy("validate", "--config", filepath.Join(e.dir, "Caddyfile"))
@@ -68,6 +70,7 @@ func TestCaddyfileValidationNamesTheFaultOfABadTenantsFile(t *testing.T) {
 }
 
 func TestTopLevelCaddyfileAdaptsToTheGolden(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	path, err := filepath.Abs("../../Caddyfile")
 	must(t, err)
@@ -89,6 +92,7 @@ func TestTopLevelCaddyfileAdaptsToTheGolden(t *testing.T) {
 }
 
 func TestTenantAddCommandAddsATenantThatARunningEdgePicksUp(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	dir := filepath.Join(e.dir, "gamma")
 	must(t, os.Mkdir(dir, 0o700))
@@ -110,6 +114,7 @@ func TestTenantAddCommandAddsATenantThatARunningEdgePicksUp(t *testing.T) {
 }
 
 func TestTenantAddCommandRefusals(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	free, file := filepath.Join(e.dir, "free"), filepath.Join(e.dir, "file")
 	must(t, os.Mkdir(free, 0o700))
@@ -173,6 +178,7 @@ func accessLines(t *testing.T, log string) (lines []accessLine) {
 }
 
 func TestAccessLogNamesTheTenantAndHidesKeysAndTexts(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	for _, r := range []struct{ who, key, path, header string }{
 		{"bearer", "tok-alpha", "/toc", "X-Other: x"},
@@ -206,6 +212,7 @@ func TestAccessLogNamesTheTenantAndHidesKeysAndTexts(t *testing.T) {
 }
 
 func TestTenantIsAPlaceholderForOtherHandlers(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	e.edit("\tsq_admin\n", "\tlog_append tenant_seen {http.auth.user.id}\n\theader >X-Tenant-Seen {http.auth.user.id}\n\tsq_admin\n")
 	e.Boot()

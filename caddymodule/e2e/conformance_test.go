@@ -33,6 +33,7 @@ type recorded struct {
 // TestConformanceHTTP replays what the reference server was asked and compares
 // the answers, in order, from empty data directories.
 func TestConformanceHTTP(t *testing.T) {
+	t.Parallel()
 	var file struct {
 		Keys  map[string]string `json:"keys"`
 		Steps []recorded        `json:"steps"`
@@ -88,6 +89,7 @@ func (step recorded) replay(t *testing.T, e *Edge) {
 
 // TestConformanceRandom replays a long random workload of two tenants.
 func TestConformanceRandom(t *testing.T) {
+	t.Parallel()
 	var file struct {
 		Steps []struct {
 			Tenant   string `json:"tenant"`

@@ -10,6 +10,7 @@ import (
 // TestWritesAndReadsCarryETagAndSequence follows one scroll: its ETag is its
 // checksum, and the tenant's sequence ascends, across documents and a restart.
 func TestWritesAndReadsCarryETagAndSequence(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	last := uint64(0)
 	check := func(method, path, body, text string, write bool) {

@@ -16,6 +16,7 @@ import (
 // TestAWrongKeysBodyIsNeverRead: the answer comes although the body never does,
 // be it short enough that net/http would wait for it or not.
 func TestAWrongKeysBodyIsNeverRead(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	e.edit("read_body_idle 30s 1024", "read_body_idle 10m") // else waiting for the body would pass for not waiting
 	e.Boot()
@@ -50,6 +51,7 @@ func TestAWrongKeysBodyIsNeverRead(t *testing.T) {
 // TestABodyThatStallsIsAnswered408 in each HTTP version, wherever the body is
 // read, and so is one that trickles.
 func TestABodyThatStallsIsAnswered408(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	e.edit("read_body_idle 30s 1024", "read_body_idle 300ms 1000000")
 	e.Boot()
@@ -169,6 +171,7 @@ func from(ip string) *http.Client {
 }
 
 func TestWrongKeysAreLimitedByAddress(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	attacker, neighbour := from("127.0.0.2"), from("127.0.0.3")
 	defer attacker.CloseIdleConnections()
@@ -206,6 +209,7 @@ func TestWrongKeysAreLimitedByAddress(t *testing.T) {
 
 // TestClientAddressBehindAProxy is the one that a trusted proxy names.
 func TestClientAddressBehindAProxy(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{Plain: true})
 	e.edit("strict_sni_host on", "strict_sni_host on\ntrusted_proxies static 127.0.0.2/32")
 	e.Boot()

@@ -52,6 +52,7 @@ func besiege(t *testing.T, plant func(alpha, beta string)) *besieged {
 // TestIsolation runs all attacks that plant nothing against one edge. Those that
 // leave something of alpha's own come last.
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, nil)
 	for _, attack := range []struct {
 		name string

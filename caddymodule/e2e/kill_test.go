@@ -12,6 +12,7 @@ import (
 // TestKillStormLosesNoAcknowledgedWrite kills the edge, its workers or both, at
 // random instants while clients write.
 func TestKillStormLosesNoAcknowledgedWrite(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	w := NewWriters(e, "tok-alpha", 8)
 	for cycle := range 20 {

@@ -40,6 +40,7 @@ func killWithRequest(e *Edge, attempt int, method, path, body string) Reply {
 // A read whose worker dies is answered by the next one, once; a GET that writes is
 // no read.
 func TestReadsOutliveTheirWorker(t *testing.T) {
+	t.Parallel()
 	var e *Edge
 	for _, read := range []struct{ method, path, body, want string }{
 		{"GET", "/select?p=notes&c=" + origin, "", "text"},
@@ -98,6 +99,7 @@ type workerEntry struct {
 }
 
 func TestAdminWorkers(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	list := func() []workerEntry {
 		t.Helper()
@@ -188,6 +190,7 @@ func TestAdminWorkers(t *testing.T) {
 // A worker without requests is parked by the idle_timeout, which the metrics'
 // scrapes do not stretch, and nothing of it is lost.
 func TestIdleWorkersArePutToSleep(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	e.edit("# idle_timeout 5m", "idle_timeout 300ms")
 	e.Boot()
@@ -214,6 +217,7 @@ func TestIdleWorkersArePutToSleep(t *testing.T) {
 // Forced reloads and rolls under the load of 16 tenants: no request fails, and
 // none is made twice.
 func TestReloadsAndRollsAreInvisible(t *testing.T) {
+	t.Parallel()
 	reloads, rolls := 10, 5
 	if nightly {
 		reloads, rolls = 100, 20

@@ -49,6 +49,7 @@ func wantLimit(t *testing.T, got Reply, name string) {
 }
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	e.Run("a day's requests are kept in mind", testADaysRequestsAreKeptInMind)
 	e.Run("rate", testRate)
@@ -321,6 +322,7 @@ func testDefaultLimits(t *testing.T, e *Edge) {
 // TestABusyTenantLeavesTheOthersTheirShare stops a tenant's worker, so that all
 // that is sent to it waits.
 func TestABusyTenantLeavesTheOthersTheirShare(t *testing.T) {
+	t.Parallel()
 	const most = 8
 	e := Prepare(t, Setup{Plain: true, Tenants: []Tenant{{ID: "alpha"}, {ID: "beta"}, {ID: "gamma"}}})
 	e.edit("# max_in_flight 64", fmt.Sprintf("max_in_flight %d", most))

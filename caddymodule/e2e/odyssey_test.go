@@ -29,6 +29,7 @@ func startOdyssey(t *testing.T) (*Edge, string) {
 // breaks as its editor left them, so get must answer it byte for byte, whatever
 // the fewest breaks would be.
 func TestOdysseyPlacedInTheDataDirectoryIsServedWhole(t *testing.T) {
+	t.Parallel()
 	e, text := startOdyssey(t)
 	scrolls := naiveParse(text)
 	if len(scrolls) != odysseyScrolls {
@@ -76,6 +77,7 @@ func TestOdysseyPlacedInTheDataDirectoryIsServedWhole(t *testing.T) {
 }
 
 func TestOdysseyPutWholeComesBackByteForByte(t *testing.T) {
+	t.Parallel()
 	e, text := startOdyssey(t)
 	if got := e.Do("tok-alpha", "PUT", "/api/v2/documents/copy", text, "Content-Type: application/phext"); got.Status != 200 {
 		t.Fatalf("PUT: %d %q", got.Status, got.Body)
@@ -93,6 +95,7 @@ func TestOdysseyPutWholeComesBackByteForByte(t *testing.T) {
 }
 
 func TestOdysseyEditsSurviveARestart(t *testing.T) {
+	t.Parallel()
 	e, text := startOdyssey(t)
 	scrolls := naiveParse(text)
 	changed := scrolls[7]

@@ -17,6 +17,7 @@ import (
 
 // TestHTTP has what every client, browser and library relies on, on one edge.
 func TestHTTP(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Run("every version is served", testEveryHTTPVersionIsServed)
 	e.Run("every answer forbids caching and sniffing and allows every origin", testEveryAnswerForbidsCachingAndSniffingAndAllowsEveryOrigin)

@@ -49,6 +49,7 @@ func used(t *testing.T, body string) int64 {
 }
 
 func TestQuotaRefusesWhatWouldPassItAndWritesNothing(t *testing.T) {
+	t.Parallel()
 	e, alpha := StartWithQuota(t, 1)
 	write := func(op, document, coordinate string, size int) Reply {
 		t.Helper()
@@ -129,6 +130,7 @@ func TestQuotaRefusesWhatWouldPassItAndWritesNothing(t *testing.T) {
 }
 
 func TestQuotaChangeIsInForceWithoutARestart(t *testing.T) {
+	t.Parallel()
 	e, alpha := StartWithQuota(t, 1)
 	text := strings.Repeat("x", mib)
 	e.Want(alpha.Key, "POST", "/insert?p=a&c="+origin, text, 200, "Inserted 1048576 bytes")
@@ -157,6 +159,7 @@ func TestQuotaChangeIsInForceWithoutARestart(t *testing.T) {
 }
 
 func TestQuotaWarningAt90PercentIsLoggedOncePerPassing(t *testing.T) {
+	t.Parallel()
 	e, alpha := StartWithQuota(t, 1)
 	want := 0
 	warnings := func() int { return strings.Count(e.Log(), "90 % of the quota is used") }
@@ -199,6 +202,7 @@ func TestQuotaWarningAt90PercentIsLoggedOncePerPassing(t *testing.T) {
 }
 
 func TestRacingWritersNeverPassTheQuota(t *testing.T) {
+	t.Parallel()
 	e, alpha := StartWithQuota(t, 1)
 	var acknowledged atomic.Int64
 	var refused atomic.Int64

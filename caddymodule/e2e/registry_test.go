@@ -61,6 +61,7 @@ func (e *Edge) AwaitStatus(key string, status int) {
 }
 
 func TestTenantsFileIsReloadedHoweverItIsSaved(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		save func(t *testing.T, path string, data []byte)
@@ -116,6 +117,7 @@ func TestTenantsFileIsReloadedHoweverItIsSaved(t *testing.T) {
 }
 
 func TestBadTenantsFileKeepsTheLastGoodOne(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	type health struct {
 		Status string
@@ -177,6 +179,7 @@ func TestBadTenantsFileKeepsTheLastGoodOne(t *testing.T) {
 }
 
 func TestEdgeRefusesToStartWithoutTenantsFile(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	must(t, os.Remove(e.ConfigPath()))
 	out := e.StartFails()
@@ -191,6 +194,7 @@ func TestEdgeRefusesToStartWithoutTenantsFile(t *testing.T) {
 }
 
 func TestEdgeRefusesToStartWithABadTenantsFile(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	must(t, os.WriteFile(e.ConfigPath(), []byte(`{"admin_key": "`+adminKey+`",`+"\n"+`"tenants": 7}`), 0o600))
 	if out := e.StartFails(); !strings.Contains(out, e.ConfigPath()+":2:12: tenants must be an array") {
@@ -199,6 +203,7 @@ func TestEdgeRefusesToStartWithABadTenantsFile(t *testing.T) {
 }
 
 func TestDisabledAndRemovedTenantsFinishTheirRequestsAndTheirWorkersDrain(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		status int
@@ -245,6 +250,7 @@ func TestDisabledAndRemovedTenantsFinishTheirRequestsAndTheirWorkersDrain(t *tes
 }
 
 func TestRequestLetInBeforeARemovalIsServedHoweverSlowlyItsWorkerStarts(t *testing.T) {
+	t.Parallel()
 	slow := filepath.Join(t.TempDir(), "sq-worker")
 	must(t, os.WriteFile(slow, []byte("#!/bin/sh\n/bin/sleep 0.3\nexec "+workerBinary+` "$@"`+"\n"), 0o700))
 	for _, byAPI := range []bool{false, true} {
@@ -279,6 +285,7 @@ func TestRequestLetInBeforeARemovalIsServedHoweverSlowlyItsWorkerStarts(t *testi
 }
 
 func TestEditsByHandAndByTheAdminAPIBothSurvive(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	var keys []string
 	add := func(id string) {
@@ -318,6 +325,7 @@ func TestEditsByHandAndByTheAdminAPIBothSurvive(t *testing.T) {
 }
 
 func TestAdminAPIAndCommandsEditTheTenantsFileAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	var ids []string
 	var all sync.WaitGroup

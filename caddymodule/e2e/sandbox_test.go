@@ -42,6 +42,7 @@ func prepareSandbox(t *testing.T, mode string, env ...string) *Edge {
 // What is missing of the jail is said once, however many workers there are, and
 // shows in health; the workers serve.
 func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true, Env: []string{"SQ_WORKER=" + lackingWorker(t)}})
 	for _, tenant := range []string{"alpha", "beta"} {
 		e.Want("tok-"+tenant, "GET", "/toc?p=notes", "", 200, "")
@@ -58,6 +59,7 @@ func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
 
 // Under strict the edge does not start without the whole jail, and says why.
 func TestSandboxStrictRefuses(t *testing.T) {
+	t.Parallel()
 	e := prepareSandbox(t, "strict", "SQ_WORKER="+lackingWorker(t))
 	if out, want := e.StartFails(), "sandbox strict: this machine does not have all of a worker's jail (landlock: none here)"; !strings.Contains(out, want) {
 		t.Errorf("the edge ended with\n%s\nwant %q", out, want)
@@ -66,6 +68,7 @@ func TestSandboxStrictRefuses(t *testing.T) {
 
 // A jail that is off is said to be, and health shows it.
 func TestSandboxOff(t *testing.T) {
+	t.Parallel()
 	e := prepareSandbox(t, "off")
 	e.Boot()
 	e.Want("tok-alpha", "GET", "/toc?p=notes", "", 200, "")

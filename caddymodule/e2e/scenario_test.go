@@ -10,6 +10,7 @@ import (
 // The three scenarios that users run by hand.
 
 func TestScenarioIsolation(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	for tenant, secret := range map[string]string{"alpha": "Secret A", "beta": "Secret B"} {
 		form := "p=test&c=1.1.1/1.1.1/1.1.1&text=" + url.QueryEscape(secret)
@@ -23,6 +24,7 @@ func TestScenarioIsolation(t *testing.T) {
 }
 
 func TestScenarioManagement(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	got := e.Do(adminKey, "POST", "/api/v2/admin/tenants/add", `{"tenant_id": "customer-001", "quota_mb": 500}`)
 	if got.Status != 200 {
@@ -57,6 +59,7 @@ func TestScenarioManagement(t *testing.T) {
 }
 
 func TestScenarioMetrics(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Want("tok-alpha", "POST", "/insert?p=notes&c=1.1.1/1.1.1/1.1.1", "hello", 200, "Inserted 5 bytes")
 	e.Want("tok-alpha", "GET", "/select?p=notes&c=1.1.1/1.1.1/1.1.1", "", 200, "hello")

@@ -55,6 +55,7 @@ func (w *watched) keep(toTenant bool, what string, reply Reply) {
 // may put them, makes things go wrong, and then searches every byte the system
 // wrote for each of the keys.
 func TestKeysAreNowhereButInTenantsJSON(t *testing.T) {
+	t.Parallel()
 	w := watch(t, Setup{})
 	w.useEveryOperation()
 	w.misplaceKeys(t)
@@ -65,6 +66,7 @@ func TestKeysAreNowhereButInTenantsJSON(t *testing.T) {
 }
 
 func TestKeysAreNowhereButInTenantsJSONWithoutTLS(t *testing.T) {
+	t.Parallel()
 	w := watch(t, Setup{Plain: true})
 	w.useEveryOperation()
 	w.misplaceKeys(t)

@@ -17,6 +17,7 @@ import (
 // version of a document open for ever, and must not take what it got for the
 // whole. The worker's own deadline is shortened.
 func TestSlowReadersAreDropped(t *testing.T) {
+	t.Parallel()
 	script := filepath.Join(t.TempDir(), "sq-worker")
 	must(t, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nexec %s \"$@\" -answer-time 1s\n", workerBinary), 0o700))
 	e := Start(t, Setup{Env: []string{"SQ_WORKER=" + script}})

@@ -19,6 +19,7 @@ type field struct{ name, value string }
 // TestIsolationFromSmuggledHTTP2Fields writes frames that no client library
 // would. Each must be refused, by a 4xx or by the end of its stream.
 func TestIsolationFromSmuggledHTTP2Fields(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	const text = "CANARY of alpha's own"
 	e.Want("tok-alpha", "POST", "/update?p=own&c="+origin, text, 200, "Updated 21 bytes")

@@ -180,6 +180,7 @@ func different(n int) string {
 // TestAQuotaHeaderFromOutsideLiftsNoQuota: the edge's own header is built from
 // tenants.json alone, however the client spells its own.
 func TestAQuotaHeaderFromOutsideLiftsNoQuota(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	alpha := e.Tenant("alpha")
 	alpha.QuotaMB = 1

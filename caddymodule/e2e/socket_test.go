@@ -50,6 +50,7 @@ func (e *Edge) HoldSockets() {
 // The edge is restarted and reloaded while clients connect, each request on a
 // connection of its own: none is refused or reset, since the sockets stay.
 func TestRestartOfTheEdgeRefusesNobody(t *testing.T) {
+	t.Parallel()
 	restarts := 6
 	if nightly {
 		restarts = 60

@@ -20,6 +20,7 @@ import (
 )
 
 func TestStatsEqualARecount(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	alpha := e.Tenant("alpha")
 	odyssey, err := os.ReadFile("../../shared/phext/testdata/the-odyssey.phext")
@@ -80,6 +81,7 @@ func TestStatsEqualARecount(t *testing.T) {
 }
 
 func TestStatsOfRunningSleepingAndDisabledTenants(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	alpha, beta, gamma := e.Tenant("alpha"), e.Tenant("beta"), e.Tenant("gamma")
 	gamma.Enabled = false
@@ -122,6 +124,7 @@ func TestStatsOfRunningSleepingAndDisabledTenants(t *testing.T) {
 }
 
 func TestCallCountersSurviveARestart(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	for range 7 {
 		e.Want("tok-alpha", "GET", "/toc", "", 200, "")
@@ -141,6 +144,7 @@ func TestCallCountersSurviveARestart(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	for _, key := range []string{"", "tok-alpha", "wrong-key", adminKey} {
 		if got := e.Do(key, "GET", "/healthz", ""); got.Status != 200 || got.Body != "ok\n" || got.Header.Get("Cache-Control") != "no-store" {
@@ -200,6 +204,7 @@ func families(exposition string) (text string, names []string) {
 }
 
 func TestMetricsPassTheLintAndAreThoseOfCaddysAdminEndpoint(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	for _, key := range []string{"tok-alpha", "tok-beta"} {
 		e.Want(key, "POST", "/insert?c="+origin, "x", 200, "Inserted 1 bytes")
@@ -245,6 +250,7 @@ func TestMetricsPassTheLintAndAreThoseOfCaddysAdminEndpoint(t *testing.T) {
 }
 
 func TestMetricsGoOnAcrossReloadsAndWorkerRestarts(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	e.Want("tok-alpha", "POST", "/insert?c="+origin, "x", 200, "Inserted 1 bytes")
 	syncs := e.Metric("sq_log_sync_seconds_count")

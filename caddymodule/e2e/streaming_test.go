@@ -18,7 +18,7 @@ import (
 )
 
 // largeBytes is the size of a document that no buffer on its way holds.
-const largeBytes = 100 << 20
+const largeBytes = 48 << 20
 
 // largeText yields n bytes of a document of many scrolls.
 func largeText(n int64) io.Reader { return io.LimitReader(&lines{}, n) }
@@ -77,6 +77,7 @@ func peakMemory(t *testing.T, pid int) int64 {
 
 // TestLargeDocuments puts one and reads it in every HTTP version.
 func TestLargeDocuments(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Run("do not pass through memory", testLargeDocumentsDoNotPassThroughMemory)
 	e.Run("begin before the worker has sent all", testAnAnswerBeginsBeforeTheWorkerHasSentAll)
@@ -169,6 +170,7 @@ func testAClientThatLeavesEndsTheWorkersAnswer(t *testing.T, e *Edge) {
 // TestAClientThatLeavesBeforeTheAnswer: the worker is stopped, so that there is
 // none; the edge must let go of the request all the same.
 func TestAClientThatLeavesBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Want("tok-alpha", "GET", "/select?c="+origin, "", 200, "")
 	pid := e.Worker("alpha")
@@ -236,6 +238,7 @@ func (e *Edge) connections() int {
 // TestASlowUploadHoldsUpNobody sends a text in pieces, with others' requests
 // served between.
 func TestASlowUploadHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Want("tok-alpha", "POST", "/update?p=s&c="+origin, "old", 200, "Updated 3 bytes")
 	conn := e.dial(t)
@@ -258,6 +261,7 @@ func TestASlowUploadHoldsUpNobody(t *testing.T) {
 
 // TestAnUploadThatBreaksOffStoresNothing, with and without a length.
 func TestAnUploadThatBreaksOffStoresNothing(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Want("tok-alpha", "POST", "/update?p=b&c="+origin, "old", 200, "Updated 3 bytes")
 	for _, target := range []string{"POST /update?p=b&c=" + origin, "POST /insert?p=b&c=" + origin, "PUT /documents/b"} {
@@ -291,6 +295,7 @@ func TestAnUploadThatBreaksOffStoresNothing(t *testing.T) {
 // TestExpectContinue: a client that asks first is told to go on only where its
 // text is wanted, and is refused without having to send it.
 func TestExpectContinue(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	for _, tt := range []struct {
 		name, key, length string

@@ -18,6 +18,7 @@ const lacking = "add listener_wrappers { sq }"
 // TestStrictListener: the project's Caddyfile has the listener wrapper, over TLS
 // and without.
 func TestStrictListener(t *testing.T) {
+	t.Parallel()
 	for _, plain := range []bool{false, true} {
 		e := Start(t, Setup{Plain: plain})
 		for _, tt := range []struct {
@@ -171,6 +172,7 @@ func testHTTPWhereTLSIsSpoken(t *testing.T, e *Edge) {
 // TestWarnsOfAServerWithoutTheListenerWrapper: once for each server, whichever
 // of its sites has the handler.
 func TestWarnsOfAServerWithoutTheListenerWrapper(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{})
 	const sites = "https://other.localhost:8444 {\n\tsq\n\ttls internal\n}\nhttps://third.localhost:8444 {\n\tsq\n\ttls internal\n}\n"
 	e.edit("\t\t\tsq_graceful\n\t\t\ttls\n\t\t\tsq\n", "\t\t\tsq_graceful\n\t\t\ttls\n", "\n{$SQ_SITE", "\n"+sites+"{$SQ_SITE")

@@ -16,6 +16,7 @@ import (
 // no tenant sees or changes a byte of another's: at worst it is refused, until
 // things are put right.
 func TestSwappedDirectoriesEntriesAndSocketsMixNoBytes(t *testing.T) {
+	t.Parallel()
 	const at = "p=notes&c=1.1.1/1.1.1/1.1.1"
 	e := Start(t, Setup{Plain: true})
 	names := []string{"alpha", "beta"}

@@ -61,6 +61,7 @@ func (b *besieged) wantUnserved(t *testing.T, document, op string, reply Reply) 
 // lead to beta's files, to a file that beta does not have yet and to beta's
 // whole directory, a pipe, which must not hang the worker, and a folder.
 func TestIsolationFromWhatIsPlanted(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, func(alpha, beta string) {
 		symlink(t, filepath.Join(beta, canaryDocument+".phext"), filepath.Join(alpha, "absolute.phext"))
 		symlink(t, "../beta/"+canaryDocument+".phext", filepath.Join(alpha, "relative.phext"))
@@ -87,6 +88,7 @@ func TestIsolationFromWhatIsPlanted(t *testing.T) {
 // TestIsolationFromSymlinksPlantedWhileServed replaces a document that the
 // worker has open and changed by a link to beta's, just before its checkpoint.
 func TestIsolationFromSymlinksPlantedWhileServed(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, nil)
 	b.Want("tok-alpha", "PUT", "/documents/doc", "alpha's", 200, "Replaced doc.phext: 7 bytes")
 	file := filepath.Join(b.DataRoot(), "alpha", "doc.phext")
@@ -109,6 +111,7 @@ func TestIsolationFromSymlinksPlantedWhileServed(t *testing.T) {
 // TestIsolationFromLinkedControlFolder: the worker must not work with beta's
 // log, and serves nothing until the link is gone.
 func TestIsolationFromLinkedControlFolder(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, func(alpha, beta string) {
 		must(t, os.RemoveAll(filepath.Join(alpha, ".sq")))
 		symlink(t, "../beta/.sq", filepath.Join(alpha, ".sq"))
@@ -135,6 +138,7 @@ func TestIsolationFromLinkedControlFolder(t *testing.T) {
 // TestIsolationFromLinkedTrash: a removed document must not land at beta's, nor
 // be lost.
 func TestIsolationFromLinkedTrash(t *testing.T) {
+	t.Parallel()
 	b := besiege(t, func(alpha, beta string) {
 		must(t, os.WriteFile(filepath.Join(alpha, "doc.phext"), []byte("alpha's"), 0o600))
 		symlink(t, "../beta", filepath.Join(alpha, ".trash"))

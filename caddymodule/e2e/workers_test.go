@@ -13,6 +13,7 @@ import (
 )
 
 func TestOneWorkerStartFor200ConcurrentFirstRequests(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	var ready, done sync.WaitGroup
 	gate := make(chan struct{})
@@ -40,6 +41,7 @@ func TestOneWorkerStartFor200ConcurrentFirstRequests(t *testing.T) {
 }
 
 func TestWorkerDeathFailsTheRequestItHadAtOnce(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	alpha := e.Tenant("alpha")
 	e.Want(alpha.Key, "POST", "/insert?p=kept&c="+origin, "kept", 200, "Inserted 4 bytes")
@@ -56,6 +58,7 @@ func TestWorkerDeathFailsTheRequestItHadAtOnce(t *testing.T) {
 }
 
 func TestWorkerKilledUnderLoadIsReplacedAndKeepsAcknowledgedWrites(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	w := NewWriters(e, "tok-alpha", 8)
 	w.Run()
@@ -83,6 +86,7 @@ func TestWorkerKilledUnderLoadIsReplacedAndKeepsAcknowledgedWrites(t *testing.T)
 }
 
 func TestWorkersSurviveReload(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	for _, key := range []string{"tok-alpha", "tok-beta"} {
 		e.Want(key, "POST", "/insert?c="+origin, "text", 200, "Inserted 4 bytes")
@@ -130,6 +134,7 @@ func TestWorkersSurviveReload(t *testing.T) {
 }
 
 func TestReloadWithOtherTimeoutsOrPathsRollsOnlyWhatNeedsIt(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	want := 0
 	write := func() {
@@ -199,6 +204,7 @@ func TestReloadWithOtherTimeoutsOrPathsRollsOnlyWhatNeedsIt(t *testing.T) {
 }
 
 func TestFailedReloadLeavesTheOldOptionsInForce(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	e.Want("tok-alpha", "POST", "/insert?c="+origin, "text", 200, "Inserted 4 bytes")
 	pid := e.Worker("alpha")
@@ -236,6 +242,7 @@ func TestFailedReloadLeavesTheOldOptionsInForce(t *testing.T) {
 }
 
 func TestSIGTERMDrainsWorkersAndLeavesAllInTheDocuments(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	w := NewWriters(e, "tok-alpha", 8)
 	w.Run()
@@ -255,6 +262,7 @@ func TestSIGTERMDrainsWorkersAndLeavesAllInTheDocuments(t *testing.T) {
 }
 
 func TestWorkersEndByThemselvesWhenTheEdgeIsKilled(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	for _, key := range []string{"tok-alpha", "tok-beta"} {
 		e.Want(key, "POST", "/insert?c="+origin, "text", 200, "Inserted 4 bytes")
@@ -269,6 +277,7 @@ func TestWorkersEndByThemselvesWhenTheEdgeIsKilled(t *testing.T) {
 }
 
 func TestSuccessorOfAKilledEdgeServesEveryAcknowledgedWrite(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	w := NewWriters(e, "tok-alpha", 4)
 	for range 3 {
@@ -282,6 +291,7 @@ func TestSuccessorOfAKilledEdgeServesEveryAcknowledgedWrite(t *testing.T) {
 }
 
 func TestEdgeRefusesToStartWithoutAWorkerBinary(t *testing.T) {
+	t.Parallel()
 	notExecutable := filepath.Join(t.TempDir(), "sq-worker")
 	must(t, os.WriteFile(notExecutable, []byte("#!/bin/sh\n"), 0o600))
 	for _, tt := range []struct{ name, path, want string }{
@@ -300,6 +310,7 @@ func TestEdgeRefusesToStartWithoutAWorkerBinary(t *testing.T) {
 }
 
 func TestTenantWhoseWorkerCannotStartIsUnavailableAlone(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{})
 	dir := e.Tenant("beta").DataDir
 	must(t, os.Remove(dir))
