@@ -20,7 +20,11 @@ import (
 
 // Requests race with stops: none fails, and no write is executed twice or lost.
 func TestStopIsInvisible(t *testing.T) {
-	const tenants, cycles, clients = 5, 100, 4
+	const tenants, clients = 5, 4
+	cycles := 40
+	if nightly {
+		cycles = 400
+	}
 	s, _ := mustNew(t, Config{})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*deadline)
 	defer cancel()

@@ -104,7 +104,7 @@ func TestIdleTimeoutChanges(t *testing.T) {
 // Workers fall asleep as fast as they can while requests come: none fails, and
 // no write is executed twice or lost.
 func TestParkingIsInvisible(t *testing.T) {
-	cycles, tenants := 300, 6
+	cycles, tenants := 120, 6
 	if nightly {
 		cycles = 10_000
 	}
@@ -129,7 +129,7 @@ func TestParkingIsInvisible(t *testing.T) {
 
 // The same with the real worker, whose checkpoints must hold each insert once.
 func TestParkingOfRealWorkerIsInvisible(t *testing.T) {
-	cycles, tenants := 100, 4
+	cycles, tenants := 40, 4
 	if nightly {
 		cycles = 10_000
 	}

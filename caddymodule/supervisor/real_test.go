@@ -104,11 +104,7 @@ func TestRealWorkerRefusesDirectory(t *testing.T) {
 
 // Inserts race with stops of the real worker: each is made exactly once.
 func TestRealWorkerStopsAreInvisible(t *testing.T) {
-	const clients = 4
-	cycles := 60
-	if raceEnabled {
-		cycles = 10 // each takes a second, in which the race detector ends
-	}
+	const clients, cycles = 4, 30
 	s, _ := mustNew(t, Config{Worker: mustBuildWorker(t)})
 	spec := mustSpec(t, "acme")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*deadline)

@@ -73,7 +73,7 @@ func TestStartFails(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg, spec := Config{}, mustSpec(t, "acme")
+			cfg, spec := Config{Clock: clockwork.NewFakeClock()}, mustSpec(t, "acme") // the backoff must not pass meanwhile
 			tt.break_(&cfg, &spec)
 			s, _ := mustNew(t, cfg)
 			_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))

@@ -98,7 +98,7 @@ func TestFaults(t *testing.T) {
 				for f.Nth = 1; f.Nth <= n; f.Nth++ {
 					all = append(all, life{template, f, false}, life{template, f, true})
 				}
-				for range min(n, 5) {
+				for range min(n, 3) {
 					f.Nth = 1 + r.IntN(n)
 					some = append(some, life{template, f, r.IntN(2) == 0})
 				}

@@ -458,9 +458,11 @@ func TestModelWithinBudget(t *testing.T) {
 // TestThrash has readers, writers, whole replacements, removals, listings and
 // checkpoints meet documents that are closed all the time.
 func TestThrash(t *testing.T) {
-	const writers, rounds = 8, 40
+	const writers = 8
+	rounds := runs(20, 200)
 	for _, memory := range []int64{1, 30_000} {
 		t.Run(fmt.Sprint(memory), func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			opts := options(dir)
 			opts.Memory = memory
