@@ -171,7 +171,7 @@ func (e *Engine) checkpointLocked(d *document) error {
 // install gives a new file the document's name, having said so in the log. The
 // caller holds the document's io lock.
 func (e *Engine) install(d *document, t *tempFile, file fileRecord) error {
-	if err := e.announce(d, &file, false); err != nil {
+	if err := e.announce(d, &file, false, nil); err != nil {
 		return err
 	}
 	if err := e.control.rename(t.name(), e.dir, d.file()); err != nil {
@@ -185,13 +185,14 @@ func (e *Engine) install(d *document, t *tempFile, file fileRecord) error {
 // announce logs and syncs the intent to make file the document's, unless a
 // person has changed the present one, and leaves a claim for the base record
 // that must follow. With own, the intent's own record counts as the last change
-// that the file holds, and file.seq becomes its sequence.
-func (e *Engine) announce(d *document, file *fileRecord, own bool) error {
+// that the file holds, and file.seq becomes its sequence; so does the key's, for
+// which there is a claim with the base's, too.
+func (e *Engine) announce(d *document, file *fileRecord, own bool, key *keyed) error {
 	id, err := e.dir.stat(d.file())
 	if err != nil {
 		return fmt.Errorf("look at the present file: %w", err)
 	}
-	claimed := 2 * recordSize(d.name, 0)
+	claimed := 2 * (recordSize(d.name, 0) + key.size())
 	if err := e.claim(claimed); err != nil {
 		return err
 	}
@@ -204,7 +205,13 @@ func (e *Engine) announce(d *document, file *fileRecord, own bool) error {
 	if own {
 		file.seq = e.seq + 1
 	}
+	if key != nil {
+		key.seq = file.seq
+	}
 	done, err := e.submit(d, opIntent, *file)
+	if err == nil {
+		done.attach(key, false)
+	}
 	e.mu.Unlock()
 	if err != nil {
 		return err

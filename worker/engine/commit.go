@@ -31,6 +31,7 @@ type batch struct {
 	writers int
 	records []record
 	claimed int64       // of the log's room, for them
+	keys    []*keyed    // to remember once it is durable
 	docs    []*document // to publish once it is durable
 	states  []*content  // of docs, when the batch was taken
 	begun   time.Time   // see now
@@ -251,6 +252,9 @@ func (e *Engine) commit(b *batch) {
 	e.mu.Lock()
 	e.promised -= b.claimed
 	e.free = e.wal.room()
+	if err == nil {
+		e.rememberLocked(b.keys)
+	}
 	e.mu.Unlock()
 	b.err = err
 	e.door.Lock()
@@ -270,17 +274,21 @@ func (e *Engine) commit(b *batch) {
 	clear(b.records)
 	e.records = b.records[:0]
 	// A document refers to its last batch for as long as it is open.
-	b.joined, b.records, b.docs, b.states = nil, nil, nil, nil
+	b.joined, b.records, b.docs, b.states, b.keys = nil, nil, nil, nil, nil
 }
 
-// trim condemns segments that no document needs, and hurries the documents that
-// keep the log from getting shorter.
+// trim condemns segments that no document needs and whose keys are saved, and
+// hurries the documents that keep the log from getting shorter.
 func (e *Engine) trim() {
 	const crowded = 4 * rotateAt // bytes of log
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for len(e.wal.segments) > 1 {
 		unsaved := e.wal.oldest().unsaved(e.docs)
+		if len(unsaved) == 0 && !e.keysSavedLocked(1) {
+			e.saveKeysLocked()
+			return
+		}
 		if len(unsaved) == 0 {
 			e.wal.condemn()
 			continue
@@ -317,7 +325,7 @@ func (e *Engine) mark() {
 	}
 	e.seq++
 	seq := e.seq
-	disposable := e.promised == 0 && len(e.dirty) == 0 && e.wal.disposable(e.docs)
+	disposable := e.promised == 0 && len(e.dirty) == 0 && e.wal.disposable(e.docs) && e.keysSavedLocked(len(e.wal.segments))
 	e.free = 0 // nothing is promised of a segment that goes
 	e.mu.Unlock()
 	if disposable && e.wal.used > rotateAt/8 {

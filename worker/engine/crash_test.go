@@ -75,7 +75,8 @@ func TestMain(m *testing.M) {
 // writeForEver writes with many goroutines, and prints a line for each write
 // that was acknowledged. Each appends numbers to a scroll of its own, so that a
 // write lost or done twice shows. Each also replaces and removes a document of
-// its own, whose text begins with a version that ascends.
+// its own, whose text begins with a version that ascends. What a key makes safe to
+// send again is sent again at the start of each life.
 func writeForEver(dir string) error {
 	opts := Options{Dir: dir, Tenant: "test", Logger: zap.NewNop(), idle: time.Millisecond}
 	e, err := Open(opts)
@@ -104,9 +105,12 @@ func writeForEver(dir string) error {
 				}
 				next := int64(bytes.Count(v.Select(at), []byte(" ")))
 				v.Close()
+				if err := repeat(e, w, next); err != nil {
+					return err
+				}
 				r := rand.New(rand.NewPCG(uint64(w), uint64(os.Getpid())))
 				for ; ; next++ {
-					if _, err := e.Append(ctx, document, at, fmt.Appendf(nil, "%d ", next), 0); err != nil {
+					if _, err := e.Once(numberKey(w, next)).Append(ctx, document, at, fmt.Appendf(nil, "%d ", next), 0); err != nil {
 						return err
 					}
 					tell("append", w, next)
@@ -116,7 +120,7 @@ func writeForEver(dir string) error {
 					case 0:
 						_, err = e.Put(ctx, "filler", at, bytes.Repeat([]byte("f"), r.IntN(300_000)), 0)
 					case 1:
-						if _, err = e.Replace(ctx, wholeDocument(w), strings.NewReader(wholeText(version)), 0); err == nil {
+						if _, err = e.Once(wholeKey(w, version)).Replace(ctx, wholeDocument(w), strings.NewReader(wholeText(version)), 0); err == nil {
 							tell("replace", w, version)
 						}
 					case 2:
@@ -135,6 +139,52 @@ func writeForEver(dir string) error {
 	}
 	return <-failed
 }
+
+// repeat sends the writes with keys again that a writer's documents show the
+// last of. They were made, acknowledged or not, so that must do nothing.
+func repeat(e *Engine, w int, appends int64) error {
+	document, at := appendedDocument(w)
+	if last := (appends - 1) / keyedEach * keyedEach; appends > 0 {
+		r, err := e.Once(numberKey(w, last)).Append(ctx, document, at, fmt.Appendf(nil, "%d ", last), 0)
+		if err != nil || !r.Replayed {
+			return fmt.Errorf("writer %d sends append %d of %d again: %+v, %v", w, last, appends, r, err)
+		}
+	}
+	v, err := e.View(wholeDocument(w))
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	if !v.Exists() {
+		return nil
+	}
+	var text bytes.Buffer
+	if _, err := v.WriteTo(&text); err != nil {
+		return err
+	}
+	version, err := parseWhole(text.Bytes())
+	if err != nil {
+		return err
+	}
+	r, err := e.Once(wholeKey(w, version)).Replace(ctx, wholeDocument(w), &text, 0)
+	if err != nil || !r.Replayed {
+		return fmt.Errorf("writer %d sends replacement %d again: %+v, %v", w, version, r, err)
+	}
+	return nil
+}
+
+// keyedEach is how many appends there are for one that has a key: not too few, for
+// only so many keys are kept.
+const keyedEach = 16
+
+func numberKey(w int, n int64) Key {
+	if n%keyedEach != 0 {
+		return Key{}
+	}
+	return KeyOf(fmt.Sprint("append ", w, " ", n))
+}
+
+func wholeKey(w int, version int64) Key { return KeyOf(fmt.Sprint("whole ", w, " ", version)) }
 
 // appendedDocument is where a writer appends.
 func appendedDocument(w int) (string, phext.Coordinate) {

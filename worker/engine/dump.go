@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/hex"
 	"fmt"
+	"time"
 	"unicode/utf8"
 )
 
@@ -13,7 +14,7 @@ type Record struct {
 	Offset   int    `json:"offset"`  // of the record in the segment, in bytes
 	Seq      uint64 `json:"seq"`
 	Durable  uint64 `json:"durable"` // the sequence up to which the log was known to be on disk when this was written
-	Op       string `json:"op"`      // mark, base, intent, append, put or delete
+	Op       string `json:"op"`      // mark, base, intent, append, put, delete or key
 	Document string `json:"document,omitempty"`
 
 	// Of append, put and delete.
@@ -23,6 +24,18 @@ type Record struct {
 
 	// Of base and intent.
 	File *FileRecord `json:"file,omitempty"`
+
+	Key *KeyRecord `json:"key,omitempty"` // of key
+}
+
+// KeyRecord is what the log says about a write that carried a key.
+type KeyRecord struct {
+	Hash     string `json:"hash"`    // XXH3-128 of the key, 32 hex digits
+	Request  string `json:"request"` // fingerprint of the request, likewise
+	Time     string `json:"time"`    // when it was made, RFC 3339, UTC
+	Seq      uint64 `json:"seq"`     // as it was answered
+	Bytes    int64  `json:"bytes"`
+	Checksum string `json:"checksum,omitempty"` // of the scroll that it led to, if there was one
 }
 
 // FileRecord is what the log says about a document's file.
@@ -33,12 +46,14 @@ type FileRecord struct {
 	Hash   string `json:"hash"`  // its xxh3-128, 32 hex digits
 }
 
-var opNames = [...]string{opMark: "mark", opBase: "base", opIntent: "intent", opAppend: "append", opPut: "put", opDelete: "delete"}
+var opNames = [...]string{opMark: "mark", opBase: "base", opIntent: "intent", opAppend: "append", opPut: "put", opDelete: "delete", opKey: "key"}
 
 func newRecord(s *segment, at int, f frame, o op) Record {
 	r := Record{Segment: s.name(), Offset: at, Seq: f.seq, Durable: f.durable, Op: opNames[o.kind], Document: o.document}
 	switch o.kind {
 	case opMark:
+	case opKey:
+		r.Key = newKeyRecord(o.key)
 	case opBase, opIntent:
 		r.File = &FileRecord{o.file.exists, o.file.seq, o.file.size, hex.EncodeToString(o.file.hash[:])}
 	default:
@@ -49,6 +64,17 @@ func newRecord(s *segment, at int, f frame, o op) Record {
 			text := string(o.text)
 			r.Text = &text
 		}
+	}
+	return r
+}
+
+func newKeyRecord(k *keyed) *KeyRecord {
+	r := &KeyRecord{
+		Hash: hex.EncodeToString(k.key[:]), Request: hex.EncodeToString(k.request[:]),
+		Time: time.Unix(k.time, 0).UTC().Format(time.RFC3339), Seq: k.seq, Bytes: k.bytes,
+	}
+	if k.checksum != [16]byte{} {
+		r.Checksum = hex.EncodeToString(k.checksum[:])
 	}
 	return r
 }

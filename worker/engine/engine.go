@@ -53,6 +53,9 @@ type Options struct {
 	idle    time.Duration // without writes before a checkpoint; default 2 s; tests shorten it
 	segment int64         // bytes after which the log goes on in a new file; default 8 MiB; tests shorten it
 	layout  layout        // of indexes; tests make them sparse
+
+	now  func() time.Time // the clock that keys age by; tests turn it
+	keys int              // that are kept at most; default 100,000; tests lower it
 }
 
 // Engine owns a tenant's data directory. Its methods may be called from any
@@ -84,6 +87,7 @@ type Engine struct {
 	stopped  bool   // no more at all
 	warned   bool   // that the quota is nearly used up
 	memory   memory
+	keys     keys
 	err      error // ErrFailed, and why the log failed
 
 	failed chan struct{}
@@ -127,6 +131,12 @@ func Open(opts Options) (*Engine, error) {
 	if opts.layout == (layout{}) {
 		opts.layout = defaultLayout
 	}
+	if opts.now == nil {
+		opts.now = time.Now
+	}
+	if opts.keys == 0 {
+		opts.keys = maxKeys
+	}
 	e := &Engine{
 		opts:    opts,
 		log:     opts.Logger.With(zap.String("tenant", opts.Tenant)),
@@ -153,6 +163,7 @@ func Open(opts Options) (*Engine, error) {
 		e.abort()
 		return nil, fmt.Errorf("open data directory of tenant %s: %w", opts.Tenant, err)
 	}
+	e.keysOpened()
 	e.checkpointer.Go(e.checkpointLoop)
 	return e, nil
 }
@@ -242,7 +253,10 @@ func (e *Engine) Close() error {
 		}
 		e.stopCommitter()
 		if e.Err() == nil && len(e.dirty) == 0 && e.wal.disposable(e.docs) {
-			err := e.wal.empty(e.seq + 1)
+			err := e.saveKeysNow()
+			if err == nil {
+				err = e.wal.empty(e.seq + 1)
+			}
 			if err == nil {
 				err = e.wal.bury()
 			}

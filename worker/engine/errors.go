@@ -74,15 +74,19 @@ func (e *DocumentError) Error() string {
 
 func (e *DocumentError) Unwrap() error { return e.Err }
 
-// CorruptError says that the log holds damage among records that were synced.
+// CorruptError says that the log holds damage among records that were synced, or
+// the file of keys does.
 // Opening is refused, since dropping them would lose acknowledged writes.
 type CorruptError struct {
-	File   string // name of the segment in the data directory's .sq folder
+	File   string // name of the segment, or "keys", in the data directory's .sq folder
 	Offset int64  // of the first byte that does not verify
 	Reason string
 }
 
 func (e *CorruptError) Error() string {
+	if e.File == keysFile {
+		return fmt.Sprintf("file %s is damaged: %s; restore it from a copy, or move it away to have writes that carry its keys made again", e.File, e.Reason)
+	}
 	return fmt.Sprintf("log segment %s is damaged at byte %d: %s; restore it from a copy, or move it away to give up the changes it holds",
 		e.File, e.Offset, e.Reason)
 }

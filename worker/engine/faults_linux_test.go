@@ -67,6 +67,8 @@ type trial struct {
 	byHand bool   // document "edited" was
 	ours   tenant // and what was acknowledged before; of doubt, too
 	failed bool   // the engine has
+	made   []step // with keys, that were acknowledged
+	unsure *step  // with a key, of the doubt
 }
 
 func (tr *trial) errorf(format string, args ...any) {
@@ -157,7 +159,9 @@ func MustCrash(t *testing.T) string {
 	MustPut(t, e, "old", origin, "0")
 	MustPut(t, e, "old", place(2).String(), "goes")
 	MustCheckpoint(t, e, "old")
-	MustAppend(t, e, "old", origin, " 1")
+	if _, err := e.Once(KeyOf("crashed")).Append(ctx, "old", phext.Origin, []byte(" 1"), 0); err != nil {
+		t.Fatal(err)
+	}
 	MustPut(t, e, "edited", origin, "e")
 	for _, at := range []int{9, 10} {
 		MustPut(t, e, "log", place(at).String(), m["log"][place(at)])
@@ -243,6 +247,9 @@ func (tr *trial) judge(s step, r outcome, hit bool) {
 		tr.errorf("%s: acknowledged by an engine that has failed", s.name)
 	case r.Err == "" && s.effect != nil:
 		s.effect(tr.model)
+		if s.once != nil {
+			tr.made = append(tr.made, s)
+		}
 	case r.Err == "" || r.Known && (want != nil || hit && !invisible(f)):
 	case !hit || invisible(f):
 		tr.errorf("%s: %s", s.name, r.Err)
@@ -253,6 +260,9 @@ func (tr *trial) judge(s step, r outcome, hit bool) {
 	case tr.failed && !was && s.effect != nil:
 		tr.doubt = tr.model.clone()
 		s.effect(tr.doubt)
+		if s.once != nil {
+			tr.unsure = &s
+		}
 	}
 	if tr.failed && !was {
 		// What cannot have touched the log must not end it.
@@ -299,7 +309,7 @@ func (tr *trial) examine() {
 	if tr.byHand && tr.ours["model"] != nil && len(ours) == 0 {
 		tr.errorf("nothing was kept of the document edited by hand")
 	}
-	m = m.clone()
+	m = tr.repeat(e, m).clone()
 	for _, s := range []step{appendStep("old", 1, "!"), putStep("log", 1, "!"), replaceStep("large", shadow{place(2): "!"}), removeStep("small")} {
 		if err := s.do(e); err == nil {
 			s.effect(m)
@@ -318,6 +328,27 @@ func (tr *trial) examine() {
 	if found, _ := tr.read(e); !m.equal(found) {
 		tr.errorf("in the end:\n%s\nwant\n%s", brief(found), m)
 	}
+}
+
+// repeat sends every write with a key again: none of those that were acknowledged
+// may change anything, and the one in doubt must have been made once after it. It
+// returns what the tenant then holds.
+func (tr *trial) repeat(e *Engine, m tenant) tenant {
+	tr.Helper()
+	again := func(s step, may bool) {
+		if r, err := s.once(e.Once(KeyOf(s.name))); err != nil || !r.Replayed && !may {
+			tr.errorf("%s again, without faults: %+v, %v; want it replayed", s.name, r, err)
+		}
+	}
+	for _, s := range tr.made {
+		again(s, false)
+	}
+	if tr.unsure != nil {
+		again(*tr.unsure, true)
+		again(*tr.unsure, false)
+		return tr.doubt
+	}
+	return m
 }
 
 // read returns all documents, but for copies that were kept of edited ones.

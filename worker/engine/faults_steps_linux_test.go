@@ -13,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/sqedge/sqedge/shared/phext"
 	"github.com/sqedge/sqedge/worker/internal/faults"
 )
 
@@ -36,18 +35,13 @@ func (m tenant) set(document string, at int, text string) {
 	m[document][place(at)] = text
 }
 
-func place(at int) phext.Coordinate {
-	c := phext.Origin
-	c[phext.Dimensions-1] = uint16(at)
-	return c
-}
-
 // step is something that happens to an engine.
 type step struct {
 	name   string
 	do     func(*Engine) error
 	effect func(tenant)                 // of a client's request; nil for what the engine does by itself
 	want   func(tenant) (refused error) // other than by a fault; nil for never
+	once   func(Once) (Result, error)   // of a write that carries a key; else nil
 }
 
 func appendStep(document string, at int, text string) step {
@@ -91,6 +85,13 @@ func removeStep(document string) step {
 		}}
 }
 
+// keyedStep is a step whose write carries a key.
+func keyedStep(s step, do func(Once) (Result, error)) step {
+	s.once, s.name = do, s.name+" with a key"
+	s.do = func(e *Engine) error { _, err := do(e.Once(KeyOf(s.name))); return err }
+	return s
+}
+
 func checkpointStep(document string) step {
 	return step{name: "checkpoint " + document, do: func(e *Engine) error {
 		d, err := e.find(document, false)
@@ -122,6 +123,7 @@ var steps = func() []step {
 	s := []step{
 		appendStep("old", 1, "+1"),
 		putStep("new", 3, "text"),
+		keyedStep(appendStep("new", 3, " once"), func(o Once) (Result, error) { return o.Append(ctx, "new", place(3), []byte(" once"), 0) }),
 		appendStep("edited", 1, "+0"),
 		deleteStep("old", 2),
 		{name: "mark", do: func(e *Engine) error { e.exclusively(e.mark); return nil }},
@@ -137,12 +139,14 @@ var steps = func() []step {
 		checkpointStep("large"),
 		appendStep("old", 1, "+4"),
 		checkpointStep("log"),
-		removeStep("new"),
+		keyedStep(removeStep("new"), func(o Once) (Result, error) { return o.Remove(ctx, "new") }),
 		appendStep("edited", 1, "+5"),
 		conflict,
 		step{name: "reload", do: func(e *Engine) error { return e.Reload(ctx, "edited") }},
 		appendStep("edited", 1, "+6"),
-		replaceStep("small", shadow{place(1): "small"}),
+		keyedStep(replaceStep("small", shadow{place(1): "small"}), func(o Once) (Result, error) {
+			return o.Replace(ctx, "small", strings.NewReader("small"), 0)
+		}),
 		appendStep("small", 1, "+7"),
 		replaceStep("small", shadow{place(1): "small"}), // what its file is already
 		step{name: "read", do: func(e *Engine) error {

@@ -93,7 +93,7 @@ func FuzzFile(f *testing.F) {
 				ch.kind, ch.text = opDelete, nil
 				want[at] = ""
 			}
-			if _, err := e.mutate(ctx, "a", ch); err != nil {
+			if _, err := e.mutate(ctx, "a", ch, nil); err != nil {
 				t.Fatal(err)
 			}
 			changed = changed || before != "" || want[at] != ""

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sqedge/sqedge/shared/phext"
 )
@@ -14,6 +15,8 @@ import (
 func TestFormat(t *testing.T) {
 	at := phext.Coordinate{1, 1, 1, 1, 1, 1, 1981, 12, 31}
 	file := fileRecord{exists: true, seq: 6, size: 4, hash: [16]byte{0xa0, 15: 0xaf}}
+	key := &keyed{Key{0xb0, 15: 1}, receipt{request: [16]byte{0xc0, 15: 2}, time: 1778670464, seq: 9, bytes: 3, checksum: [16]byte{0xd0, 15: 3}}}
+	ks := keys{receipts: map[Key]receipt{key.key: key.receipt}}
 	for _, tt := range []struct {
 		name, want string
 		got        []byte
@@ -26,6 +29,8 @@ func TestFormat(t *testing.T) {
 		{"append", "04 01 61 010001000100 010001000100 bd070c001f00 03 c3a921", appendOp(nil, op{kind: opAppend, document: "a", at: at, text: []byte("é!")})},
 		{"put of 300 bytes", "05 01 61 010001000100 010001000100 010001000100 ac02" + strings.Repeat("78", 300), appendOp(nil, op{kind: opPut, document: "a", at: phext.Origin, text: []byte(strings.Repeat("x", 300))})},
 		{"delete", "06 01 61 010001000100 010001000100 bd070c001f00", appendOp(nil, op{kind: opDelete, document: "a", at: at})},
+		{"key", "07 b0000000000000000000000000000001 c0000000000000000000000000000002 805b046a00000000 0900000000000000 0300000000000000 d0000000000000000000000000000003", appendOp(nil, op{kind: opKey, key: key})},
+		{"file of keys", "73716b6579730001 0b00000000000000 b0000000000000000000000000000001 c0000000000000000000000000000002 805b046a00000000 0900000000000000 0300000000000000 d0000000000000000000000000000003 e87cf6f6", ks.encode(11, time.Unix(key.time, 0))},
 	} {
 		if got, want := hex.EncodeToString(tt.got), strings.ReplaceAll(tt.want, " ", ""); got != want {
 			t.Errorf("%s is written as\n%s, want\n%s", tt.name, got, want)

@@ -46,6 +46,7 @@ const (
 	opAppend
 	opPut
 	opDelete
+	opKey // a write was made that carries this key
 )
 
 // fileRecord identifies one version of a document's file.
@@ -68,12 +69,16 @@ type op struct {
 	at       phext.Coordinate
 	text     []byte     // opAppend, opPut
 	file     fileRecord // opBase, opIntent
+	key      *keyed     // opKey
 }
 
 func appendOp(dst []byte, o op) []byte {
 	dst = append(dst, byte(o.kind))
-	if o.kind == opMark {
+	switch o.kind {
+	case opMark:
 		return dst
+	case opKey:
+		return appendKey(dst, o.key)
 	}
 	dst = append(dst, byte(len(o.document)))
 	dst = append(dst, o.document...)
@@ -110,7 +115,15 @@ func decodeOps(payload []byte) ([]op, error) {
 			ops = append(ops, o)
 			continue
 		}
-		if o.kind > opDelete || o.kind == 0 {
+		if o.kind == opKey {
+			if len(payload) < keySize {
+				return nil, errOp
+			}
+			o.key, payload = readKey(payload), payload[keySize:]
+			ops = append(ops, o)
+			continue
+		}
+		if o.kind > opKey || o.kind == 0 {
 			return nil, fmt.Errorf("a record has operation %d, which this version does not know", o.kind)
 		}
 		if len(payload) == 0 || len(payload) < 1+int(payload[0]) {

@@ -11,6 +11,8 @@ import (
 
 var testEpoch = [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
 
+var testKey = &keyed{Key{1}, receipt{request: [16]byte{2}, time: 1 << 33, seq: 3, bytes: 4, checksum: [16]byte{5}}}
+
 // testRecords is one record of each kind.
 var testRecords = [][]op{
 	{{kind: opBase, document: "a", file: fileRecord{exists: true, seq: 3, size: 4, hash: [16]byte{5}}},
@@ -18,6 +20,8 @@ var testRecords = [][]op{
 	{{kind: opPut, document: "a", at: phext.Coordinate{1, 2, 3, 4, 5, 6, 7, 8, 65535}, text: []byte("put")}},
 	{{kind: opDelete, document: "b", at: phext.Origin}},
 	{{kind: opIntent, document: "b"}},
+	{{kind: opKey, key: testKey}},
+	{{kind: opPut, document: "b", at: phext.Origin, text: []byte("keyed")}, {kind: opKey, key: testKey}},
 	{{kind: opMark}},
 }
 
@@ -100,8 +104,9 @@ func FuzzLog(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(testSegment(7))
 	f.Add(append(testSegment(1), make([]byte, 100)...))
-	f.Add(appendFrame(nil, testEpoch, 12, 11, op{kind: opMark}))
-	f.Add(appendFrame(nil, testEpoch, 13, 11, op{kind: opPut, document: "x", at: phext.Origin, text: []byte("x")}))
+	f.Add(appendFrame(nil, testEpoch, 14, 13, op{kind: opMark}))
+	f.Add(appendOp(nil, op{kind: opKey, key: testKey})[:keySize]) // cut short
+	f.Add(appendFrame(nil, testEpoch, 15, 13, op{kind: opPut, document: "x", at: phext.Origin, text: []byte("x")}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		scanAll(data, true)
 		scanAll(data, false)

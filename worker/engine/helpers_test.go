@@ -196,6 +196,13 @@ func (s shadow) checkScrolls(tb testing.TB, v *View) {
 	}
 }
 
+// place is a scroll of the first section.
+func place(at int) phext.Coordinate {
+	c := phext.Origin
+	c[phext.Dimensions-1] = uint16(at)
+	return c
+}
+
 func clip(b []byte) []byte { return b[:min(len(b), 2000)] }
 
 // near returns a coordinate of a small space, so that operations meet.

@@ -57,6 +57,8 @@ func (w *wal) write(b *batch) error {
 					d.segment = current.first
 				}
 				current.last[d.name] = r.seq
+			case opKey:
+				current.keyed = r.seq
 			}
 			w.ops = append(w.ops, o)
 		}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"go.uber.org/zap"
@@ -53,7 +54,7 @@ type seqRange struct{ from, to uint64 }
 func openOffline(path string) (*offline, error) {
 	o := &offline{
 		engine: &Engine{
-			opts:  Options{layout: defaultLayout},
+			opts:  Options{layout: defaultLayout, now: time.Now},
 			log:   zap.NewNop(),
 			docs:  make(map[string]*document),
 			dirty: make(map[*document]struct{}),
@@ -95,7 +96,7 @@ func (o *offline) open(path string) (err error) {
 	for _, name := range names {
 		_, isSegment := parseSegment(name)
 		switch {
-		case isSegment, name == lockFile, name == identityFile:
+		case isSegment, name == lockFile, name == identityFile, name == keysFile:
 		case strings.HasPrefix(name, tempPrefix):
 			o.note(controlFolder+"/"+name, "a file that was never finished; the next worker removes it")
 		case name == quarantine:
@@ -105,6 +106,9 @@ func (o *offline) open(path string) (err error) {
 		}
 	}
 	o.checkOwner()
+	if err := e.readKeys(); err != nil {
+		o.damage(controlFolder+"/"+keysFile, err.Error())
+	}
 	o.segments = segmentsOf(names)
 	return nil
 }
@@ -208,6 +212,7 @@ func (o *offline) readSegment(s *segment, last bool, fn func(Record) error) erro
 			continue
 		}
 		o.records++
+		o.engine.keys.note(s, f.seq, ops, o.engine.opts.now())
 		for _, p := range ops {
 			if err := p.check(); err != nil {
 				o.damaged = true
@@ -239,7 +244,7 @@ func (o *offline) missing(next uint64) {
 // check says what is wrong with an operation that verifies, but that no worker
 // of this version writes.
 func (o op) check() error {
-	if o.kind == opMark {
+	if o.kind == opMark || o.kind == opKey {
 		return nil
 	}
 	if err := wire.CheckDocument(o.document); err != nil {

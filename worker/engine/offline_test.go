@@ -64,6 +64,7 @@ func FuzzOffline(f *testing.F) {
 	f.Add([]byte("one\xff\x17two"), appendOp(nil, op{kind: opPut, document: "../a", at: phext.Origin, text: []byte("x")}), make([]byte, 100))
 	f.Add([]byte{}, appendOp(nil, op{kind: opDelete, document: "a", at: phext.Origin}), append(testSegment(3)[segmentHeader:], make([]byte, 50)...))
 	f.Add([]byte{}, []byte{byte(opIntent), 1, 'a'}, []byte{1})
+	f.Add([]byte{}, appendOp(payload, op{kind: opKey, key: testKey}), appendFrame(nil, testEpoch, 2, 1, op{kind: opIntent, document: "a"}, op{kind: opKey, key: testKey}))
 	f.Fuzz(func(t *testing.T, document, payload, tail []byte) {
 		dir := t.TempDir()
 		MustWriteFile(t, dir, "a.phext", string(document))

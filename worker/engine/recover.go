@@ -57,18 +57,19 @@ func (e *Engine) recover() error {
 			e.control.remove(name) // of a checkpoint that never came to be
 		}
 	}
+	if err := e.readKeys(); err != nil {
+		return e.refuse(err)
+	}
 	e.wal.segments = segmentsOf(names)
 	if len(e.wal.segments) == 0 {
+		e.keys.file.saved = 0 // of the log that was here
 		return e.wal.begin(1, firstAlloc)
 	}
 	histories, err := e.readLog()
-	var corrupt *CorruptError
-	if errors.As(err, &corrupt) {
-		e.quarantine(corrupt)
-	}
 	if err != nil {
-		return err
+		return e.refuse(err)
 	}
+	e.keys.file.saved = min(e.keys.file.saved, e.seq)
 	// A process that died between a rename and its sync left a name that only
 	// the kernel's cache may know. One that ended well left an empty segment
 	// that is not its first.
@@ -83,9 +84,19 @@ func (e *Engine) recover() error {
 	for name, h := range histories {
 		e.restore(name, h)
 	}
+	e.settleKeys()
 	e.trim() // of what a crash kept from being removed
 	e.bury()
 	return nil
+}
+
+// refuse leaves a note where err is damage.
+func (e *Engine) refuse(err error) error {
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		e.quarantine(corrupt)
+	}
+	return err
 }
 
 // segmentsOf returns the segments among files of the control folder, oldest
@@ -141,6 +152,7 @@ func (e *Engine) readLog() (map[string]*history, error) {
 			for _, o := range ops {
 				note(histories, s, seq, o)
 			}
+			e.keys.note(s, seq, ops, e.opts.now())
 		})
 		if err != nil {
 			return nil, err
@@ -183,7 +195,7 @@ func (e *Engine) readSegment(s *segment) ([]byte, error) {
 }
 
 func note(histories map[string]*history, s *segment, seq uint64, o op) {
-	if o.kind == opMark {
+	if o.kind == opMark || o.kind == opKey {
 		return
 	}
 	h := histories[o.document]
@@ -265,10 +277,11 @@ func (e *Engine) orphan(d *document, h *history) {
 // have, so that the segments before are no longer needed to know.
 //
 // A full disk keeps nobody from reading: without these records the log is read
-// again next time, to the same end.
+// again next time, to the same end; but for keys to confirm, which hold only until
+// then if their documents are changed meanwhile.
 func (e *Engine) logRecovered() error {
 	var restored []*document
-	claimed := int64(0)
+	claimed := e.confirmSize()
 	for _, d := range e.docs {
 		if d.orphan == nil {
 			restored = append(restored, d)
@@ -282,7 +295,7 @@ func (e *Engine) logRecovered() error {
 		return err
 	}
 	e.mu.Lock()
-	var last *batch
+	last := e.confirmLocked()
 	var err error
 	for _, d := range restored {
 		if last, err = e.submit(d, opBase, d.now.base.record); err != nil {

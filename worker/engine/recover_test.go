@@ -158,7 +158,7 @@ func TestCheckpointCrashPoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	images["file written"] = CopyDir(t, dir)
-	if err := e.announce(d, &b.record, false); err != nil {
+	if err := e.announce(d, &b.record, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	images["intent logged"] = CopyDir(t, dir)
@@ -220,7 +220,7 @@ func TestReplaceCrashPoints(t *testing.T) {
 			}
 			images := map[string]string{}
 			crash := errors.New("no rename")
-			if _, err := e.swap(d, b, 0, func() error {
+			if _, err := e.swap(d, b, 0, nil, func() error {
 				images["old changed"] = CopyDir(t, dir)
 				if err := os.Rename(filepath.Join(dir, controlFolder, temp.name()), filepath.Join(dir, "a.phext")); err != nil {
 					t.Fatal(err)

@@ -153,6 +153,9 @@ func (r *repair) fill(temp string, names []string) (err error) {
 	if err := r.keepOwner(); err != nil {
 		return err
 	}
+	if err := r.keepKeys(); err != nil {
+		return err
+	}
 	return r.out.sync()
 }
 
@@ -271,6 +274,18 @@ func (r *repair) saveScrolls(d *offlineDocument) error {
 		return err
 	}
 	r.saved = append(r.saved, fmt.Sprintf("%q: %d bytes, %d scrolls, what verifies of a damaged file", d.file(), len(document), len(good)))
+	return nil
+}
+
+// keepKeys saves the keys of the writes that were saved, in the file and in the log.
+func (r *repair) keepKeys() error {
+	e := r.engine
+	if e.settleKeys(); len(e.keys.receipts) == 0 {
+		return nil
+	}
+	if _, err := writeKeys(r.control, e.keys.encode(r.seq, e.opts.now())); err != nil {
+		return fmt.Errorf("write %s/%s: %w", controlFolder, keysFile, err)
+	}
 	return nil
 }
 

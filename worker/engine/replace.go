@@ -8,6 +8,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/sqedge/sqedge/shared/phext"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -15,6 +16,10 @@ import (
 // phext is a *phext.TextError. Readers and writers go on until the new file is
 // complete. quota is the tenant's, in bytes, 0 for none.
 func (e *Engine) Replace(ctx context.Context, document string, body io.Reader, quota int64) (Result, error) {
+	return e.replaceWhole(ctx, document, body, quota, nil)
+}
+
+func (e *Engine) replaceWhole(ctx context.Context, document string, body io.Reader, quota int64, key *keyed) (Result, error) {
 	d, err := e.find(document, true)
 	if err != nil {
 		return Result{}, err
@@ -33,7 +38,11 @@ func (e *Engine) Replace(ctx context.Context, document string, body io.Reader, q
 		b.release()
 		return Result{}, err
 	}
-	seq, err := e.replace(d, t, b, quota)
+	if key != nil {
+		key.request = fingerprint(wholeReplace, document, phext.Coordinate{}, b.record.hash)
+		key.bytes = t.size
+	}
+	seq, err := e.replace(d, t, b, quota, key)
 	if err != nil {
 		return Result{}, err
 	}
@@ -91,12 +100,12 @@ func (e *Engine) allow(d *document, size, quota int64) error {
 }
 
 // replace takes over the caller's reference to b.
-func (e *Engine) replace(d *document, t *tempFile, b *base, quota int64) (seq uint64, err error) {
+func (e *Engine) replace(d *document, t *tempFile, b *base, quota int64, key *keyed) (seq uint64, err error) {
 	d.io.Lock()
 	defer d.io.Unlock()
 	d.gate.Lock()
 	defer d.gate.Unlock()
-	return e.swap(d, b, quota, func() error {
+	return e.swap(d, b, quota, key, func() error {
 		if err := e.control.rename(t.name(), e.dir, d.file()); err != nil {
 			return fmt.Errorf("rename the new file: %w", err)
 		}
@@ -107,10 +116,13 @@ func (e *Engine) replace(d *document, t *tempFile, b *base, quota int64) (seq ui
 
 // swap makes b the document in place of whatever it was: it announces b in the
 // log, calls install to change the directory, and publishes b. The caller keeps
-// writers out and holds the io lock; its reference to b is taken over.
-func (e *Engine) swap(d *document, b *base, quota int64, install func() error) (seq uint64, err error) {
+// writers out and holds the io lock; its reference to b is taken over. A key, if
+// there is one, is in the log with the intent, and holds with the base.
+func (e *Engine) swap(d *document, b *base, quota int64, key *keyed, install func() error) (seq uint64, err error) {
+	e.unsettle(key, 1)
+	defer e.unsettle(key, -1)
 	if err = e.settle(d); err == nil {
-		err = e.swapFile(d, b, quota, install)
+		err = e.swapFile(d, b, quota, key, install)
 	}
 	if err != nil {
 		b.release()
@@ -122,6 +134,9 @@ func (e *Engine) swap(d *document, b *base, quota int64, install func() error) (
 	e.clean(d)
 	seq = b.record.seq
 	done, err := e.submit(d, opBase, b.record)
+	if err == nil {
+		done.attach(key, true)
+	}
 	e.mu.Unlock()
 	if err != nil {
 		return 0, err
@@ -130,7 +145,7 @@ func (e *Engine) swap(d *document, b *base, quota int64, install func() error) (
 }
 
 // swapFile changes the directory, and the tenant's total with it.
-func (e *Engine) swapFile(d *document, b *base, quota int64, install func() error) error {
+func (e *Engine) swapFile(d *document, b *base, quota int64, key *keyed, install func() error) error {
 	e.mu.Lock()
 	err := e.allow(d, int64(len(b.data)), quota)
 	switch {
@@ -151,7 +166,7 @@ func (e *Engine) swapFile(d *document, b *base, quota int64, install func() erro
 	warn()
 
 	announced := false
-	if err = e.announce(d, &b.record, true); err == nil {
+	if err = e.announce(d, &b.record, true, key); err == nil {
 		announced = true
 		err = install()
 	}
@@ -164,6 +179,7 @@ func (e *Engine) swapFile(d *document, b *base, quota int64, install func() erro
 	if announced && e.err == nil {
 		// Take the announcement back, or recovery would leave out the changes
 		// before it should the present file happen to equal the new one.
+		e.promised -= key.size()
 		if _, err := e.submit(d, opBase, d.now.base.record); err != nil {
 			return err
 		}
@@ -174,6 +190,10 @@ func (e *Engine) swapFile(d *document, b *base, quota int64, install func() erro
 // Remove moves the document's file to the data directory's .trash folder, as
 // DOCUMENT-TIME.phext. The error is [ErrNotFound] where there is none.
 func (e *Engine) Remove(ctx context.Context, document string) (Result, error) {
+	return e.remove(ctx, document, nil)
+}
+
+func (e *Engine) remove(ctx context.Context, document string, key *keyed) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
@@ -209,7 +229,10 @@ func (e *Engine) Remove(ctx context.Context, document string) (Result, error) {
 		return Result{}, err
 	}
 	size := d.now.size
-	seq, err := e.swap(d, absent(0), 0, func() error {
+	if key != nil {
+		key.bytes = size
+	}
+	seq, err := e.swap(d, absent(0), 0, key, func() error {
 		if err := e.dir.rename(d.file(), trash, name+wire.DocumentExt); err != nil {
 			return fmt.Errorf("move the file to the trash: %w", err)
 		}

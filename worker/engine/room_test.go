@@ -13,20 +13,28 @@ import (
 
 // TestRecordSize: no record takes more of the log than was claimed for it.
 func TestRecordSize(t *testing.T) {
-	for _, document := range []string{"a", strings.Repeat("n", wire.MaxDocumentName)} {
-		base := op{kind: opBase, document: document}
+	for _, name := range []string{"a", strings.Repeat("n", wire.MaxDocumentName)} {
+		base := op{kind: opBase, document: name}
 		for _, n := range []int{0, 1, 127, 128, 1 << 14, 1 << 21} {
 			text := make([]byte, n)
 			for _, ops := range [][]op{
-				{base, {kind: opAppend, document: document, text: text}},
-				{base, {kind: opDelete, document: document}},
-				{{kind: opIntent, document: document}},
+				{base, {kind: opAppend, document: name, text: text}},
+				{base, {kind: opDelete, document: name}},
+				{{kind: opIntent, document: name}},
 			} {
-				if got, most := len(appendFrame(nil, [8]byte{}, 1, 0, ops...)), recordSize(document, n); int64(got) > most {
+				if got, most := len(appendFrame(nil, [8]byte{}, 1, 0, ops...)), recordSize(name, n); int64(got) > most {
 					t.Errorf("%d operations with %d bytes of text take %d bytes, claimed are %d", len(ops), n, got, most)
 				}
 			}
+			w := &write{change: change{text: text}, doc: &document{name: name}, key: testKey}
+			ops := []op{base, {kind: opAppend, document: name, text: text}, {kind: opKey, key: testKey}}
+			if got := len(appendFrame(nil, [8]byte{}, 1, 0, ops...)); int64(got) > w.size() {
+				t.Errorf("with a key and %d bytes of text it takes %d bytes, claimed are %d", n, got, w.size())
+			}
 		}
+	}
+	if got := len(appendFrame(nil, [8]byte{}, 1, 0, op{kind: opKey, key: testKey})); int64(got) > frameHeader+testKey.size() {
+		t.Errorf("a key takes %d bytes, claimed are %d", got, frameHeader+testKey.size())
 	}
 }
 

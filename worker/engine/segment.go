@@ -15,6 +15,7 @@ type segment struct {
 	size  int64
 	wrote time.Time         // when it was last written, of one found by Open
 	last  map[string]uint64 // sequence of each document's last change in it, by name
+	keyed uint64            // of the last record with a key; 0 without one
 }
 
 func (s *segment) name() string { return fmt.Sprintf("%s%016x", segmentPrefix, s.first) }

@@ -20,6 +20,8 @@ type Result struct {
 	// Checksum is the xxh3-128 of the scroll as the change left it, as 32 hex
 	// digits; empty where there is no scroll, and after changes of whole documents.
 	Checksum string
+
+	Replayed bool // it is the result of the write that was made before; see [Engine.Once]
 }
 
 // Append adds text to the scroll at a place. The text is the caller's to check:
@@ -27,17 +29,17 @@ type Result struct {
 // the wait for memory, not that for the disk: a write once begun is seen through.
 // A write without effect returns when what it depends on is durable.
 func (e *Engine) Append(ctx context.Context, document string, at phext.Coordinate, text []byte, quota int64) (Result, error) {
-	return e.mutate(ctx, document, change{opAppend, at, text, quota})
+	return e.mutate(ctx, document, change{opAppend, at, text, quota}, nil)
 }
 
 // Put makes text the scroll at a place; empty text empties it. See [Engine.Append].
 func (e *Engine) Put(ctx context.Context, document string, at phext.Coordinate, text []byte, quota int64) (Result, error) {
-	return e.mutate(ctx, document, change{opPut, at, text, quota})
+	return e.mutate(ctx, document, change{opPut, at, text, quota}, nil)
 }
 
 // Delete empties the scroll at a place. See [Engine.Append].
 func (e *Engine) Delete(ctx context.Context, document string, at phext.Coordinate) (Result, error) {
-	return e.mutate(ctx, document, change{kind: opDelete, at: at})
+	return e.mutate(ctx, document, change{kind: opDelete, at: at}, nil)
 }
 
 // change is a write as asked for.
@@ -53,6 +55,7 @@ type change struct {
 type write struct {
 	change
 	doc     *document
+	key     *keyed // nil without one
 	ordered bool
 	result  Result
 	err     error  // why it was not made
@@ -60,7 +63,7 @@ type write struct {
 	space   room
 }
 
-func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result, error) {
+func (e *Engine) mutate(ctx context.Context, document string, ch change, key *keyed) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
@@ -69,6 +72,9 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	}
 	// Where there is no document, a write of nothing must not make one.
 	d, err := e.find(document, len(ch.text) > 0)
+	if err == nil && d == nil && key != nil {
+		err = e.logKey(key)
+	}
 	if err != nil || d == nil {
 		return Result{}, err
 	}
@@ -76,13 +82,16 @@ func (e *Engine) mutate(ctx context.Context, document string, ch change) (Result
 	if ch.kind == opPut {
 		ch.text = bytes.Clone(ch.text) // it stays
 	}
-	w := &write{change: ch, doc: d}
+	w := &write{change: ch, doc: d, key: key}
 	defer w.space.release()
 	if err := e.makeWhenFree(ctx, w); err != nil {
 		return Result{}, err
 	}
 	return w.answer()
 }
+
+// size is at least what the write's record takes in the log.
+func (w *write) size() int64 { return recordSize(w.doc.name, len(w.text)) + w.key.size() }
 
 // answer is the result of a write that was made.
 func (w *write) answer() (Result, error) {
@@ -151,6 +160,9 @@ func (e *Engine) attempt(w *write) error {
 func (e *Engine) order(w *write) {
 	w.ordered = true
 	w.err = guard(func() error { return e.orderGuarded(w) })
+	if w.key != nil && w.err == nil && len(w.scroll) > 0 && w.key.checksum == [16]byte{} {
+		w.key.seal(w.scroll)
+	}
 }
 
 func (e *Engine) orderGuarded(w *write) (err error) {
@@ -169,7 +181,7 @@ func (e *Engine) orderGuarded(w *write) (err error) {
 	before := e.total
 	err = e.applyLocked(w)
 	if err == errNoRoom {
-		if e.unlocked(func() { err = e.extendCommitting(recordSize(d.name, len(w.text))) }); err == nil {
+		if e.unlocked(func() { err = e.extendCommitting(w.size()) }); err == nil {
 			err = e.applyLocked(w)
 		}
 	}
@@ -240,14 +252,17 @@ func (e *Engine) applyLocked(w *write) error {
 		if err := e.admitMemoryLocked(n); err != nil {
 			return err
 		}
-		if !e.claimLocked(recordSize(w.doc.name, len(w.text))) {
+		if !e.claimLocked(w.size()) {
 			return errNoRoom
 		}
 		return nil
 	})
 	if changed {
-		e.add(w.doc, o, recordSize(w.doc.name, len(w.text)))
+		e.add(w.doc, o, w.size()-w.key.size())
 		e.logged(w)
+	}
+	if err == nil && w.key != nil {
+		err = e.keepLocked(w, changed)
 	}
 	return err
 }
