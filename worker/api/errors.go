@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -21,6 +22,7 @@ func (h *handler) explain(r *request, err error) *wire.Error {
 		known  *wire.Error
 		quota  *engine.QuotaError
 		broken *engine.DocumentError
+		full   *engine.KeysFullError
 	)
 	switch {
 	case errors.As(err, &known):
@@ -28,6 +30,13 @@ func (h *handler) explain(r *request, err error) *wire.Error {
 	case errors.As(err, &quota):
 		return wire.Errorf(http.StatusInsufficientStorage,
 			"quota exceeded: %d of %d bytes are used and this write needs %d more", quota.Used, quota.Quota, quota.Need)
+	case errors.Is(err, engine.ErrKeyReused):
+		return wire.Errorf(http.StatusUnprocessableEntity,
+			"this %s was used for another request, and nothing was changed: a new request needs a new one", wire.HeaderClientKey)
+	case errors.As(err, &full):
+		after := int((full.RetryAfter + time.Second - 1) / time.Second)
+		return &wire.Error{Status: http.StatusTooManyRequests, RetryAfter: after, Message: fmt.Sprintf(
+			"%d writes with %s were made within a day, which is the most: try again in %d s, or without one", full.Kept, wire.HeaderClientKey, after)}
 	case errors.Is(err, engine.ErrNotFound):
 		return wire.Errorf(http.StatusNotFound, "no document %q", r.document)
 	case errors.Is(err, engine.ErrChanged):

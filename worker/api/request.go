@@ -14,6 +14,7 @@ import (
 
 	"github.com/sqedge/sqedge/shared/phext"
 	"github.com/sqedge/sqedge/shared/wire"
+	"github.com/sqedge/sqedge/worker/engine"
 )
 
 // Defaults of the where operation.
@@ -39,6 +40,7 @@ type request struct {
 	at            phext.Coordinate
 	hasCoordinate bool
 	quota         int64 // bytes, 0 for none; of writes
+	key           engine.Key
 
 	algo  string // of where: algoXOR or algoChecksum
 	limit int    // of where, bytes
@@ -114,6 +116,13 @@ func (h *handler) parse(r *http.Request) (*request, error) {
 	if rule.Write {
 		if req.quota, err = parseQuota(r.Header[http.CanonicalHeaderKey(wire.HeaderQuota)]); err != nil {
 			return req, wire.Errorf(http.StatusBadRequest, "%v", err)
+		}
+		key, err := wire.ParseKey(r.Header[http.CanonicalHeaderKey(wire.HeaderKey)])
+		if err != nil {
+			return req, wire.Errorf(http.StatusBadRequest, "the %s header: %v", wire.HeaderKey, err)
+		}
+		if key != "" {
+			req.key = engine.KeyOf(key)
 		}
 	}
 	if req.op == wire.Where {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sqedge/sqedge/shared/phext"
 	"github.com/sqedge/sqedge/shared/wire"
+	"github.com/sqedge/sqedge/worker/engine"
 )
 
 func (h *handler) insert(w *answer, r *request) error {
@@ -14,11 +15,12 @@ func (h *handler) insert(w *answer, r *request) error {
 	if err != nil {
 		return err
 	}
-	result, err := h.Engine.Append(r.Context(), r.document, r.at, text, r.quota)
+	result, err := h.Engine.Once(r.key).Append(r.Context(), r.document, r.at, text, r.quota)
 	if err != nil {
 		return err
 	}
 	w.state(result.Seq, result.Checksum)
+	w.replayed(result)
 	return w.textf("Inserted %d bytes", result.Bytes)
 }
 
@@ -27,20 +29,22 @@ func (h *handler) update(w *answer, r *request) error {
 	if err != nil {
 		return err
 	}
-	result, err := h.Engine.Put(r.Context(), r.document, r.at, text, r.quota)
+	result, err := h.Engine.Once(r.key).Put(r.Context(), r.document, r.at, text, r.quota)
 	if err != nil {
 		return err
 	}
 	w.state(result.Seq, result.Checksum)
+	w.replayed(result)
 	return w.textf("Updated %d bytes", result.Bytes)
 }
 
 func (h *handler) delete(w *answer, r *request) error {
-	result, err := h.Engine.Delete(r.Context(), r.document, r.at)
+	result, err := h.Engine.Once(r.key).Delete(r.Context(), r.document, r.at)
 	if err != nil {
 		return err
 	}
 	w.state(result.Seq, result.Checksum)
+	w.replayed(result)
 	return w.textf("Removed %d bytes", result.Bytes)
 }
 
@@ -50,7 +54,7 @@ func (h *handler) replace(w *answer, r *request) error {
 		return err
 	}
 	text := &replacement{body: body}
-	result, err := h.Engine.Replace(r.Context(), r.document, text, r.quota)
+	result, err := h.Engine.Once(r.key).Replace(r.Context(), r.document, text, r.quota)
 	if text.err != nil {
 		return bodyError(text.err)
 	}
@@ -61,15 +65,24 @@ func (h *handler) replace(w *answer, r *request) error {
 	if err != nil {
 		return err
 	}
+	w.replayed(result)
 	return w.textf("Replaced %s%s: %d bytes", r.document, wire.DocumentExt, result.Bytes)
 }
 
 func (h *handler) remove(w *answer, r *request) error {
-	result, err := h.Engine.Remove(r.Context(), r.document)
+	result, err := h.Engine.Once(r.key).Remove(r.Context(), r.document)
 	if err != nil {
 		return err
 	}
+	w.replayed(result)
 	return w.textf("Removed %s%s: %d bytes", r.document, wire.DocumentExt, result.Bytes)
+}
+
+// replayed says that the write was made before, where it was.
+func (w *answer) replayed(result engine.Result) {
+	if result.Replayed {
+		w.Header().Set(wire.HeaderReplayed, "true")
+	}
 }
 
 // replacement remembers a fault of the client's, to tell it from the engine's.
