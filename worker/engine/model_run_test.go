@@ -64,6 +64,10 @@ type model struct {
 	seq     uint64   // the last one seen
 	trace   []string // the last operations
 	seed    uint64
+
+	keys int    // writes with keys so far
+	key  string // of the last request; empty without one
+	sent []sent // those that were made
 }
 
 func newModel(t *testing.T, seed uint64) *model {
@@ -114,8 +118,18 @@ type recorder struct{ *httptest.ResponseRecorder }
 
 func (recorder) SetWriteDeadline(time.Time) error { return nil }
 
-// ask sends a request. Without a place it is about the whole document.
+// ask sends a request, a write sometimes with a key. Without a place it is about
+// the whole document.
 func (m *model) ask(op, name string, at *phext.Coordinate, body string) (int, string, http.Header) {
+	r := m.request(op, name, at, body)
+	m.keyHeader(r)
+	w := recorder{httptest.NewRecorder()}
+	m.handler.ServeHTTP(w, r)
+	m.keep(op, name, at, body, w.ResponseRecorder)
+	return w.Code, w.Body.String(), w.Header()
+}
+
+func (m *model) request(op, name string, at *phext.Coordinate, body string) *http.Request {
 	query := url.Values{wire.ParamAddress: {"acme"}}
 	if at != nil {
 		query.Set(wire.ParamAddress, "acme."+at.String())
@@ -129,9 +143,7 @@ func (m *model) ask(op, name string, at *phext.Coordinate, body string) (int, st
 	}
 	r := httptest.NewRequest(method, "/"+op+"?"+query.Encode(), strings.NewReader(body))
 	r.Header.Set(wire.HeaderQuota, "0")
-	w := recorder{httptest.NewRecorder()}
-	m.handler.ServeHTTP(w, r)
-	return w.Code, w.Body.String(), w.Header()
+	return r
 }
 
 // want sends a request and fails unless the answer is this one.
@@ -159,6 +171,7 @@ func (m *model) run(operations int) {
 		{2, func(d *document) { m.remove(d) }},
 		{4, func(d *document) { m.checkpoint(d) }},
 		{3, func(d *document) { m.edit(d) }},
+		{6, func(*document) { m.again() }},
 		{1, func(*document) { m.restart(m.r.IntN(3) > 0) }},
 	}
 	total := 0
