@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -16,6 +17,13 @@ import (
 // read can be sent twice.
 const maxKeptBody = 64 << 10
 
+// Of a write with an idempotency key: the longest body that is kept, in bytes, and
+// how many workers may die with it before its client is told.
+const (
+	maxKeyedBody  = 1 << 20
+	maxKeyedSends = 3
+)
+
 // answer is a worker's answer whose first bytes were read. The status of one that
 // breaks off before them has not been passed on yet.
 type answer struct {
@@ -28,33 +36,81 @@ type answer struct {
 // buffers are for copying answers; one is the size of a large TLS record twice.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-// ask has the tenant's worker answer. A read whose worker dies is sent once more
-// to the next one, which changes nothing that it could change twice. What a read
-// is, package wire says: not the client's method, since there is a GET that
-// inserts.
+// sends is how often a request goes to a worker that dies with it: a read, or a
+// write with a key, which the next worker knows by that if the last one made it.
+func (req *request) sends() (times int, maxBody int64) {
+	switch {
+	case !req.rule.Write && req.length >= 0:
+		return 2, maxKeptBody
+	case req.key != "":
+		return maxKeyedSends, maxKeyedBody
+	}
+	return 1, 0
+}
+
+// ask has the tenant's worker answer. A request that may be sent again is, to the
+// next worker, if the one that has it dies. What a read is, package wire says: not
+// the client's method, since there is a GET that inserts.
 func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.Request) (*answer, error) {
-	repeatable := !req.rule.Write
+	sends, most := req.sends()
 	var kept []byte
-	if repeatable && up.Body != nil {
-		if repeatable = up.ContentLength >= 0 && up.ContentLength <= maxKeptBody; repeatable {
-			var err error
-			if kept, err = io.ReadAll(up.Body); err != nil {
-				return nil, err
+	if sends > 1 && up.Body != nil {
+		whole := false
+		var err error
+		if kept, whole, err = keep(up, most); err != nil {
+			return nil, err
+		}
+		if !whole {
+			sends = 1
+		}
+	}
+	var before error // of a write that may have been made
+	for n := 1; ; n++ {
+		ans, err := askOnce(s, spec, up)
+		var died *supervisor.ErrDied
+		if err == nil || n == sends || !errors.As(err, &died) || up.Context().Err() != nil {
+			if err != nil && before != nil {
+				err = errors.Join(before, err)
 			}
+			return ans, err
+		}
+		again := "read"
+		if req.rule.Write {
+			again = "write with a key"
+			g.app.runtime.metrics.repeatedWrites.Inc()
+			if !died.Unsent {
+				before = err
+			}
+		} else {
+			g.app.runtime.metrics.repeated.Inc()
+		}
+		g.logger.Warn("sending a "+again+" again whose worker died", zap.String("tenant", spec.Tenant), zap.String("op", string(req.op)), zap.Error(err))
+		next := *up // the last exchange may still look at the old one
+		if up = &next; kept != nil {
 			up.Body = io.NopCloser(bytes.NewReader(kept))
 		}
 	}
-	ans, err := askOnce(s, spec, up)
-	var died *supervisor.ErrDied
-	if !repeatable || !errors.As(err, &died) || up.Context().Err() != nil {
-		return ans, err
+}
+
+// keep reads a body of at most that many bytes, so that it can be sent again. One
+// that turns out to be longer is left to be sent once.
+func keep(up *http.Request, most int64) (body []byte, whole bool, err error) {
+	if up.ContentLength > most {
+		return nil, false, nil
 	}
-	g.logger.Warn("sending a read again whose worker died", zap.String("tenant", spec.Tenant), zap.String("op", string(req.op)), zap.Error(err))
-	g.app.runtime.metrics.repeated.Inc()
-	if kept != nil {
-		up.Body = io.NopCloser(bytes.NewReader(kept))
+	body, err = io.ReadAll(io.LimitReader(up.Body, most+1))
+	if err != nil {
+		return nil, false, err
 	}
-	return askOnce(s, spec, up)
+	if int64(len(body)) > most {
+		up.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), up.Body))
+		return nil, false, nil
+	}
+	if up.ContentLength >= 0 && int64(len(body)) < up.ContentLength {
+		return nil, false, fmt.Errorf("the body has %d of %d bytes: %w", len(body), up.ContentLength, io.ErrUnexpectedEOF)
+	}
+	up.Body, up.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return body, true, nil
 }
 
 // askOnce returns an error, too, where the answer broke off before its first byte.

@@ -11,7 +11,7 @@ import (
 // may not loosen it.
 func (a *App) secureHeaders(h http.Header, r *http.Request) {
 	// One allocation for all; who appends to a value gets memory of his own.
-	v := &[...]string{"no-store", "nosniff", "ETag, SQ-Seq, SQ-Error, Retry-After, RateLimit, RateLimit-Policy", "*"}
+	v := &[...]string{"no-store", "nosniff", "ETag, SQ-Seq, SQ-Error, SQ-Replayed, Retry-After, RateLimit, RateLimit-Policy", "*"}
 	h["Cache-Control"] = v[0:1:1]
 	h["X-Content-Type-Options"] = v[1:2:2]
 	h["Access-Control-Expose-Headers"] = v[2:3:3]
@@ -29,7 +29,7 @@ func (a *App) secureHeaders(h http.Header, r *http.Request) {
 func preflight(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-	h.Set("Access-Control-Allow-Headers", "Authorization, X-SQ-API-Key, Content-Type, Accept, If-Match, If-None-Match")
+	h.Set("Access-Control-Allow-Headers", "Authorization, X-SQ-API-Key, Content-Type, Accept, If-Match, If-None-Match, Idempotency-Key")
 	h.Set("Access-Control-Max-Age", "86400")
 	w.WriteHeader(http.StatusNoContent)
 }

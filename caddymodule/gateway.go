@@ -255,6 +255,9 @@ func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant,
 	case errors.Is(err, supervisor.ErrRefused):
 		g.logger.Error("the tenant's worker refuses the data directory; somebody must look at it", fields...)
 		return wire.Errorf(http.StatusConflict, "the tenant's data directory holds what is not its own, and nothing of it is served until that is put right")
+	case errors.As(err, &notUp) && errors.As(err, &died):
+		g.logger.Error("the tenant's worker is not available, after one has died with the request", fields...)
+		return unavailable(seconds(notUp.RetryAfter), "the tenant's worker is not available"+outcome(req))
 	case errors.As(err, &notUp) && errors.Is(err, supervisor.ErrHeld):
 		g.logger.Info("the tenant is held down", fields...)
 		return unavailable(seconds(notUp.RetryAfter), "the tenant is down for maintenance")
@@ -275,7 +278,10 @@ func (g *Gateway) refusal(r *http.Request, req *request, tenant *tenants.Tenant,
 
 // outcome says what a client must know of a write that got no answer.
 func outcome(req *request) string {
-	if req.rule.Write {
+	switch {
+	case req.key != "":
+		return "; it is unknown whether the change was made: send it again with the same " + wire.HeaderClientKey + ", and it is made once"
+	case req.rule.Write:
 		return "; it is unknown whether the change was made: read before you send it again"
 	}
 	return ""
@@ -321,6 +327,9 @@ func (req *request) upstream(r *http.Request, quota int64) *http.Request {
 	if req.rule.Write {
 		h[wire.HeaderQuota] = []string{strconv.FormatInt(quota, 10)}
 	}
+	if req.key != "" {
+		h[wire.HeaderKey] = []string{wire.QuoteKey(req.key)}
+	}
 	up := &http.Request{
 		Method: method,
 		URL:    &url.URL{Path: "/" + string(req.op), RawQuery: string(query)},
@@ -341,7 +350,7 @@ const largeText = 64 << 10
 var forwarded = []string{"Accept", "Traceparent", "Tracestate"}
 
 // returned are the worker's headers that a client sees.
-var returned = []string{"Content-Type", "Content-Length", "Content-Disposition", "Etag", "Sq-Seq", "Sq-Error", "Retry-After", "Allow", "Last-Modified"}
+var returned = []string{"Content-Type", "Content-Length", "Content-Disposition", "Etag", "Sq-Seq", "Sq-Error", "Sq-Replayed", "Retry-After", "Allow", "Last-Modified"}
 
 func copyHeaders(to, from http.Header) {
 	for _, name := range returned {

@@ -26,6 +26,7 @@ type metrics struct {
 	lastReload     prometheus.Gauge
 	eventsDropped  prometheus.Counter
 	repeated       prometheus.Counter
+	repeatedWrites prometheus.Counter
 	workers        *workerScraper
 }
 
@@ -72,6 +73,10 @@ func newMetrics(rt *runtime) *metrics {
 			Name: "sq_reads_repeated_total",
 			Help: "Reads that were sent once more, since their worker died before it answered.",
 		}),
+		repeatedWrites: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sq_writes_repeated_total",
+			Help: "Times that a write with an idempotency key was sent again, since its worker died before it answered.",
+		}),
 		eventsDropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sq_worker_events_dropped_total",
 			Help: "Worker state events that were not emitted, since their handlers were too slow.",
@@ -82,7 +87,7 @@ func newMetrics(rt *runtime) *metrics {
 
 // register registers everything with the registry of one config.
 func (m *metrics) register(reg *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.limited, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m} {
+	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.limited, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m.repeatedWrites, m} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return err

@@ -42,6 +42,7 @@ type request struct {
 	address  wire.Address // without the tenant until it is known
 	algo     string
 	limit    string
+	key      string      // idempotency key of a write; empty for none
 	body     io.Reader   // the text; nil for none
 	length   int64       // of body in bytes, -1 where unknown
 	text     *clientText // body, where it is the client's own
@@ -73,6 +74,12 @@ func parseRequest(r *http.Request, limit func(wire.Op) int64) (*request, *wire.E
 		return nil, werr
 	}
 	req.rule = wire.Rules[req.op]
+	if req.rule.Write {
+		var err error
+		if req.key, err = wire.ParseKey(r.Header[wire.HeaderClientKey]); err != nil {
+			return nil, wire.Errorf(http.StatusBadRequest, "header %s: %v", wire.HeaderClientKey, err)
+		}
+	}
 
 	var params parameters
 	if werr := params.parse(r.URL.RawQuery, "query"); werr != nil {

@@ -244,3 +244,53 @@ func FuzzParseRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestIdempotencyKey(t *testing.T) {
+	for _, test := range []struct {
+		name, method, target string
+		lines                []string
+		message              string // a part of it
+	}{
+		{"empty", "POST", "/insert?c=" + at, []string{""}, "header Idempotency-Key: it has 0 characters"},
+		{"two lines", "POST", "/insert?c=" + at, []string{"a", "a"}, "given twice"},
+		{"space", "PUT", "/update?c=" + at, []string{"a b"}, "byte 2"},
+		{"open quote", "DELETE", "/delete?c=" + at, []string{`"a`}, "closing quote"},
+		{"too long", "PUT", "/api/v2/documents/a", []string{strings.Repeat("k", 256)}, "256 characters"},
+		{"GET that writes", "GET", "/insert?s=x&c=" + at, []string{"a,b"}, "byte 2"},
+		{"removal", "DELETE", "/api/v2/documents/a", []string{"\x7f"}, "byte 1"},
+	} {
+		r := newRequest(test.method, test.target, "", "text")
+		r.Header["Idempotency-Key"] = test.lines
+		if _, werr := parseRequest(r, testLimit); werr == nil || werr.Status != 400 || !strings.Contains(werr.Message, test.message) {
+			t.Errorf("%s: %v, want 400 with %q", test.name, werr, test.message)
+		}
+	}
+	for _, test := range []struct{ method, target, want string }{
+		{"POST", "/insert?c=" + at, `"a \"key\""`},
+		{"GET", "/insert?s=x&c=" + at, `"a \"key\""`},
+		{"PUT", "/update?c=" + at, `"a \"key\""`},
+		{"DELETE", "/delete?c=" + at, `"a \"key\""`},
+		{"PUT", "/api/v2/documents/a", `"a \"key\""`},
+		{"DELETE", "/api/v2/documents/a", `"a \"key\""`},
+		{"GET", "/select?c=" + at, ""},
+		{"POST", "/delta", ""},
+		{"GET", "/api/v2/documents/a", ""},
+	} {
+		r := newRequest(test.method, test.target, "", "text")
+		r.Header["Idempotency-Key"] = []string{`"a \"key\""`}
+		req, werr := parseRequest(r, testLimit)
+		if werr != nil {
+			t.Fatalf("%s %s: %v", test.method, test.target, werr)
+		}
+		if got := strings.Join(map[string][]string(req.upstream(r, 0).Header)[wire.HeaderKey], "|"); got != test.want {
+			t.Errorf("%s %s goes on with key %q, want %q", test.method, test.target, got, test.want)
+		}
+	}
+	for _, method := range []string{"GET", "HEAD"} { // a read ignores what it cannot mean
+		r := newRequest(method, "/select?c="+at, "", "")
+		r.Header["Idempotency-Key"] = []string{"a b", ""}
+		if _, werr := parseRequest(r, testLimit); werr != nil {
+			t.Errorf("%s of a scroll with a malformed key: %v", method, werr)
+		}
+	}
+}

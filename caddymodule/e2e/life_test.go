@@ -21,12 +21,17 @@ var nightly = os.Getenv("SQ_TEST") == "nightly"
 // request that had not come to it yet is found out by the caller.
 func killWithRequest(e *Edge, attempt int, method, path, body string) Reply {
 	e.t.Helper()
+	return killWith(e, attempt, func() (Reply, error) { return e.Try("tok-alpha", method, path, body) })
+}
+
+func killWith(e *Edge, attempt int, request func() (Reply, error)) Reply {
+	e.t.Helper()
 	e.Admin("POST", "workers/alpha/restart", "", 200, nil) // in spite of the backoff
 	pid := e.Worker("alpha")
 	stop(e.t, pid)
 	answer := make(chan Reply, 1)
 	go func() {
-		got, err := e.Try("tok-alpha", method, path, body)
+		got, err := request()
 		if err != nil {
 			got.Body = err.Error()
 		}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -22,8 +23,8 @@ type uploaded struct {
 }
 
 // Upload begins to put a document with some first text and returns once the
-// worker has received some of it.
-func (e *Edge) Upload(tenant Tenant, document, first string) *Upload {
+// worker has received some of it. A header is given as "Name: value".
+func (e *Edge) Upload(tenant Tenant, document, first string, headers ...string) *Upload {
 	e.t.Helper()
 	temps := func() int {
 		files, err := filepath.Glob(filepath.Join(tenant.DataDir, ".sq/tmp-*"))
@@ -36,6 +37,10 @@ func (e *Edge) Upload(tenant Tenant, document, first string) *Upload {
 	req, err := http.NewRequest("PUT", e.url+"/api/v2/documents/"+document, r)
 	must(e.t, err)
 	req.Header.Set("Authorization", "Bearer "+tenant.Key)
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Add(name, value)
+	}
 	go func() {
 		resp, err := e.client.Do(req)
 		if err != nil {
