@@ -142,6 +142,11 @@ func (a *Admin) route(s *serving, r *http.Request, path []string) (any, *wire.Er
 			return nil, werr
 		}
 		return a.remove(r.Context(), s, path[1])
+	case len(path) == 3 && path[0] == "tenants" && path[2] == "adopt":
+		if werr := allowMethods(r, http.MethodPost); werr != nil {
+			return nil, werr
+		}
+		return a.adopt(s, path[1])
 	case len(path) == 3 && path[0] == "tenants" && path[2] == "stats":
 		if werr := allowMethods(r, http.MethodGet, http.MethodHead); werr != nil {
 			return nil, werr

@@ -96,8 +96,9 @@ type healthAnswer struct {
 		LastError string    `json:"last_error,omitempty"` // why the file on disk is not in force
 		Tenants   int       `json:"tenants"`
 	} `json:"config"`
-	Workers map[string]int `json:"workers"` // how many are in each state
-	Sandbox *jail          `json:"sandbox"` // around each worker
+	Workers map[string]int    `json:"workers"`           // how many are in each state
+	Refused map[string]string `json:"refused,omitempty"` // tenants whose data directory is not taken, and why
+	Sandbox *jail             `json:"sandbox"`           // around each worker
 	Disk    struct {
 		Path       string `json:"path"`
 		TotalBytes uint64 `json:"total_bytes"`
@@ -122,8 +123,15 @@ func (a *Admin) health(s *serving) any {
 		if status.State == supervisor.Broken {
 			h.Status = "degraded"
 		}
+		if status.Refused != "" && s.file.Registry().ByID(status.Tenant) != nil {
+			h.Status = "degraded"
+			if h.Refused == nil {
+				h.Refused = make(map[string]string)
+			}
+			h.Refused[status.Tenant] = status.Refused
+		}
 	}
-	h.Sandbox = a.app.runtime.jail.Load()
+	h.Sandbox = a.app.runtime.jail.Load().now(s.owners)
 	h.Disk.Path = a.app.DataRoot
 	var disk unix.Statfs_t
 	if err := unix.Statfs(a.app.DataRoot, &disk); err != nil {

@@ -122,9 +122,24 @@ func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.E
 	}
 	rt.usage.forget(id)
 	rt.metrics.forget(id)
+	rt.forgetOwner(id)
 	s.super.Release(id) // the next tenant of this id is not this one
 	a.logger.Info("removed a tenant", zap.String("tenant", id), zap.String("archived_to", archived))
 	return removeAnswer{ID: id, ArchivedTo: archived}, nil
+}
+
+// adopt has the next worker of a tenant take the data directory as it is: the one
+// that the edge knows is gone, and a person has put another in its place.
+func (a *Admin) adopt(s *serving, id string) (any, *wire.Error) {
+	tenant := s.file.Registry().ByID(id)
+	if tenant == nil {
+		return nil, wire.Errorf(http.StatusNotFound, "there is no such tenant")
+	}
+	if err := s.owners.SetID(id, ""); err != nil {
+		return nil, &wire.Error{Status: http.StatusInternalServerError, Message: "this was not recorded; the edge's log says why", Err: err}
+	}
+	a.logger.Info("the next worker takes the tenant's data directory as it is", zap.String("tenant", id), zap.String("data_dir", tenant.DataDir))
+	return showTenant(tenant), nil
 }
 
 // archive moves a tenant's data directory to .archive in the data root.

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/caddymodule/supervisor"
 	"github.com/sqedge/sqedge/shared/tenants"
 )
@@ -52,6 +53,7 @@ type runtime struct {
 // serving is what a started runtime has.
 type serving struct {
 	file    *tenants.File
+	owners  *owners.Book // beside file
 	super   *supervisor.Supervisor
 	unwatch context.CancelFunc // ends the watch of file
 }
@@ -111,21 +113,29 @@ func (rt *runtime) use(a *App) error {
 		}
 		return fmt.Errorf("sq: worker binary %s: %w: build it with ./xcaddy.sh build, or set SQ_WORKER", a.Worker, err)
 	}
-	jail, err := probeJail(a)
-	if err != nil {
-		return err
-	}
 	was := rt.serving.Load()
 	var file *tenants.File
+	var book *owners.Book
+	var err error
 	if was != nil && rt.inForce.Config == a.Config {
-		file = was.file
-	} else if file, err = tenants.Open(a.Config); err != nil {
-		return fmt.Errorf("sq: loading the tenants: %w", err)
+		file, book = was.file, was.owners
+	} else if file, book, err = openTenants(a.Config); err != nil {
+		return err
+	}
+	defer func() {
+		if s := rt.serving.Load(); s == nil || s.owners != book {
+			book.Close()
+		}
+	}()
+	jail, err := probeJail(a, book)
+	if err != nil {
+		return err
 	}
 	cfg := supervisor.Config{
 		Worker:          a.Worker,
 		Sandbox:         a.Sandbox,
 		RunDir:          a.RunDir,
+		Owners:          book,
 		Logger:          rt.logger.Named("worker"),
 		StartTimeout:    time.Duration(a.StartTimeout),
 		ResponseTimeout: time.Duration(a.ResponseTimeout),
@@ -167,11 +177,12 @@ func (rt *runtime) use(a *App) error {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	// Stored before the watch begins, whose callbacks use it.
-	rt.serving.Store(&serving{file: file, super: was.super, unwatch: cancel})
+	rt.serving.Store(&serving{file: file, owners: book, super: was.super, unwatch: cancel})
 	if was.file == nil {
 		close(rt.up)
 	} else {
 		was.unwatch()
+		was.owners.Close()
 		rt.tenantsChanged(was.file.Registry(), file.Registry())
 	}
 	rt.metrics.reloaded(nil)
@@ -180,6 +191,19 @@ func (rt *runtime) use(a *App) error {
 	}
 	rt.logger.Info("serving tenants", zap.String("config", a.Config), zap.Int("tenants", len(file.Registry().Tenants())))
 	return nil
+}
+
+// openTenants reads tenants.json and what is kept of its tenants' directories.
+func openTenants(config string) (*tenants.File, *owners.Book, error) {
+	file, err := tenants.Open(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("sq: loading the tenants: %w", err)
+	}
+	book, err := owners.Open(tenants.OwnersPath(config), func(id string) bool { return file.Registry().ByID(id) != nil })
+	if err != nil {
+		return nil, nil, fmt.Errorf("sq: loading the ids of the tenants' data directories: %w", err)
+	}
+	return file, book, nil
 }
 
 // upTimeout is how long a request waits for the service to start.
@@ -217,6 +241,7 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 				} else if is == nil {
 					rt.usage.forget(id)
 					rt.metrics.forget(id)
+					rt.forgetOwner(id)
 				}
 			})
 		case is.DataDir != was.DataDir:
@@ -224,6 +249,18 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 		}
 	}
 	rt.logger.Info("tenants.json is in force", zap.Int("tenants", len(new.Tenants())))
+}
+
+// forgetOwner drops what is known of the data directory of a tenant that is one
+// no more, so that another of its name may have a new one.
+func (rt *runtime) forgetOwner(id string) {
+	s := rt.serving.Load()
+	if s == nil {
+		return
+	}
+	if err := s.owners.Forget(id, func() bool { return s.file.Registry().ByID(id) == nil }); err != nil {
+		rt.logger.Error("forgetting the data directory of a tenant that was removed", zap.String("tenant", id), zap.Error(err))
+	}
 }
 
 // errServedAgain ends the draining of a tenant that came back meanwhile.
@@ -283,7 +320,7 @@ func (rt *runtime) Destruct() error {
 	defer cancel()
 	err := s.super.Close(ctx)
 	rt.background.Wait()
-	return errors.Join(err, rt.usage.save())
+	return errors.Join(err, s.owners.Close(), rt.usage.save())
 }
 
 // checkTenants reports what caddy validate can see of a tenants file. One that

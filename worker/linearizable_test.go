@@ -111,7 +111,7 @@ func newService(t *testing.T) *service {
 func (s *service) startWorker(t *testing.T) {
 	t.Helper()
 	s.worker = startWorkerAt(t, s.dir, s.socket)
-	if s.worker.ready != wire.Ready+"\n" {
+	if !strings.HasPrefix(s.worker.ready, wire.Ready+" ") {
 		t.Fatalf("a worker does not open: %s", s.worker.ready)
 	}
 }

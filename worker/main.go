@@ -26,7 +26,7 @@ import (
 )
 
 const usage = `usage:
-  sq-worker serve -tenant ID -dir DIR [-memory MB] [-answer-time DURATION]
+  sq-worker serve -tenant ID -dir DIR [-owner ID] [-memory MB] [-answer-time DURATION]
                   [-sandbox strict|default|off] [-listen SOCKET]
   sq-worker sandbox           print which parts of a worker's jail this machine has, as JSON
   sq-worker version
@@ -72,7 +72,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 type config struct {
 	tenant  string
 	dir     string
-	memory  int // MiB that documents may be held in
+	owner   string // id that the directory must have; "" for any
+	memory  int    // MiB that documents may be held in
 	sandbox wire.Sandbox
 	listen  string // a socket to make instead of the inherited one
 
@@ -86,6 +87,7 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
 	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
+	flags.StringVar(&cfg.owner, "owner", "", "the `id` that .sq/owner must name; without, the directory is taken as it is")
 	flags.IntVar(&cfg.memory, "memory", wire.DefaultMemory, "`MB` of memory (MiB) for indexes, small documents and changes that are not in the files yet")
 	flags.Func("sandbox", "the jail: `mode` strict, default or off", func(s string) (err error) {
 		cfg.sandbox, err = wire.ParseSandbox(s)

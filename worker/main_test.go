@@ -230,7 +230,7 @@ func TestDrain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			w := startWorker(t, dir)
-			if w.ready != wire.Ready+"\n" {
+			if !strings.HasPrefix(w.ready, wire.Ready+" ") {
 				t.Fatalf("ready line %q; stderr: %s", w.ready, w.stderr)
 			}
 			mustAsk(t, w.client, http.MethodPost, "/insert"+noteURI, "first ")

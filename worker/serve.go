@@ -77,6 +77,7 @@ func serve(cfg config) int {
 	eng, err := engine.Open(engine.Options{
 		Dir:               cfg.dir,
 		Tenant:            cfg.tenant,
+		Owner:             cfg.owner,
 		Logger:            logger,
 		Memory:            memory,
 		ObserveSync:       metrics.observeSync,
@@ -85,8 +86,11 @@ func serve(cfg config) int {
 	if err != nil {
 		logger.Error("worker cannot open the tenant's data", zap.Error(err))
 		reason := err.Error()
-		if errors.Is(err, engine.ErrForeign) {
+		switch {
+		case errors.Is(err, engine.ErrForeign):
 			reason = wire.Refused + reason
+		case errors.Is(err, engine.ErrAbsent):
+			reason = wire.Absent + reason
 		}
 		e.tell(reason)
 		return 1
@@ -107,7 +111,7 @@ func serve(cfg config) int {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(e.listener) }()
-	e.tell(wire.Ready)
+	e.tell(wire.Ready + " " + eng.Owner())
 
 	status, timeout := 0, drainTimeout
 	select {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,7 +50,7 @@ func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
 	}
 	var h sandboxHealth
 	e.Admin("GET", "health", "", 200, &h)
-	if h.Status != "ok" || h.Sandbox.Mode != wire.SandboxDefault || h.Sandbox.Missing != "landlock: none here" || len(h.Sandbox.Parts) != 2 {
+	if h.Status != "ok" || h.Sandbox.Mode != wire.SandboxDefault || !strings.Contains(h.Sandbox.Missing, "landlock: none here") || len(h.Sandbox.Parts) < 3 {
 		t.Errorf("health is %+v", h)
 	}
 	if n := strings.Count(e.Log(), "landlock: none here"); n != 1 {
@@ -61,7 +62,7 @@ func TestSandboxDefaultSaysWhatIsMissing(t *testing.T) {
 func TestSandboxStrictRefuses(t *testing.T) {
 	t.Parallel()
 	e := prepareSandbox(t, "strict", "SQ_WORKER="+lackingWorker(t))
-	if out, want := e.StartFails(), "sandbox strict: this machine does not have all of a worker's jail (landlock: none here)"; !strings.Contains(out, want) {
+	if out, want := e.StartFails(), "sandbox strict: this machine does not have all of a worker's jail (landlock: none here"; !strings.Contains(out, want) {
 		t.Errorf("the edge ended with\n%s\nwant %q", out, want)
 	}
 }
@@ -74,7 +75,7 @@ func TestSandboxOff(t *testing.T) {
 	e.Want("tok-alpha", "GET", "/toc?p=notes", "", 200, "")
 	var h sandboxHealth
 	e.Admin("GET", "health", "", 200, &h)
-	if h.Sandbox.Mode != wire.SandboxOff || len(h.Sandbox.Parts) != 0 || !strings.Contains(e.Log(), "workers run without a jail") {
+	if h.Sandbox.Mode != wire.SandboxOff || slices.ContainsFunc(h.Sandbox.Parts, func(p wire.SandboxPart) bool { return p.Name == "seccomp" }) || !strings.Contains(e.Log(), "workers run without a jail") {
 		t.Errorf("health is %+v and the log\n%s", h, e.Log())
 	}
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", e.Worker("alpha")))

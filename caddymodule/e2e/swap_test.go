@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// Whoever mixes up directories, entries or sockets while tenants read and write,
-// no tenant sees or changes a byte of another's: at worst it is refused, until
-// things are put right.
+// Whoever mixes up directories, entries or sockets, or empties a directory, while
+// tenants read and write, no tenant sees or changes a byte of another's or begins
+// anew: at worst it is refused, until things are put right.
 func TestSwappedDirectoriesEntriesAndSocketsMixNoBytes(t *testing.T) {
 	t.Parallel()
 	const at = "p=notes&c=1.1.1/1.1.1/1.1.1"
@@ -24,6 +24,8 @@ func TestSwappedDirectoriesEntriesAndSocketsMixNoBytes(t *testing.T) {
 	for _, name := range names {
 		e.Want("tok-"+name, "POST", "/update?"+at, name, 200, fmt.Sprintf("Updated %d bytes", len(name)))
 	}
+
+	e.KnowsOwners(names...)
 
 	var ended atomic.Bool
 	var served, refused atomic.Int64
@@ -64,11 +66,25 @@ func TestSwappedDirectoriesEntriesAndSocketsMixNoBytes(t *testing.T) {
 		}
 	}
 	entries := [2]Tenant{e.Tenant("alpha"), e.Tenant("beta")}
-	directories := false
+	directories, emptied := false, map[string]bool{}
+	// empty puts an empty directory in the place of another, or back.
+	empty := func(dir string) {
+		aside := dir + ".full"
+		if emptied[dir] = !emptied[dir]; emptied[dir] {
+			if err := errors.Join(os.Rename(dir, aside), os.Mkdir(dir, 0o700)); err != nil {
+				t.Error(err)
+			}
+		} else if err := errors.Join(os.Remove(dir), os.Rename(aside, dir)); err != nil { // it is empty to this day
+			t.Error(err)
+		}
+	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 40 {
-		switch random.IntN(4) {
+		switch random.IntN(5) {
 		case 0:
+			if emptied[entries[0].DataDir] || emptied[entries[1].DataDir] {
+				continue
+			}
 			directories = !directories
 			swap(entries[0].DataDir, entries[1].DataDir)
 		case 1:
@@ -80,6 +96,9 @@ func TestSwappedDirectoriesEntriesAndSocketsMixNoBytes(t *testing.T) {
 		case 2:
 			swap(filepath.Join(e.RunDir(), "alpha.sock"), filepath.Join(e.RunDir(), "beta.sock"))
 		case 3:
+			e.KillWorkers()
+		case 4:
+			empty(entries[random.IntN(2)].DataDir)
 			e.KillWorkers()
 		}
 		// Some requests meet every state.
@@ -95,6 +114,11 @@ func TestSwappedDirectoriesEntriesAndSocketsMixNoBytes(t *testing.T) {
 
 	// Put right, everything is there and each tenant's own.
 	e.Quit()
+	for dir, is := range emptied {
+		if is {
+			empty(dir)
+		}
+	}
 	if directories {
 		swap(entries[0].DataDir, entries[1].DataDir)
 	}

@@ -14,6 +14,10 @@ var ErrTimeout = errors.New("the worker did not begin to answer in time")
 // tenant's data directory; see [wire.Refused].
 var ErrRefused = errors.New("the worker refused the data directory")
 
+// ErrAbsent is in the chain of an [ErrUnavailable] whose worker did not find the
+// tenant's data in its directory; see [wire.Absent].
+var ErrAbsent = errors.New("the worker did not find the tenant's data")
+
 // errClosing is why nothing starts any more.
 var errClosing = errors.New("the edge is shutting down")
 

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -63,6 +64,7 @@ type generation struct {
 
 	// For the owner alone.
 	backoff time.Duration // of a broken one
+	owner   string        // the id that its worker says the data directory has, "" for none
 	hasRoom bool          // a place of super.room
 
 	parkedForRoom bool // guarded by super.room.mu
@@ -180,6 +182,7 @@ func (g *generation) run() {
 		g.err = err
 	} else {
 		g.becomeReady(p)
+		g.keepOwner()
 		g.serve(p)
 	}
 	if g.finish(p) {
@@ -202,7 +205,7 @@ func (g *generation) start() (*process, error) {
 	t.mu.Unlock()
 	g.socket = socketPath(cfg.RunDir, g.spec.Tenant)
 	as := launchOf(cfg) // before the process is made, so that it is never newer
-	p, err := spawn(cfg, g.socket, g.spec, t.logger)
+	p, err := spawn(cfg, g.socket, g.spec, cfg.Owners.ID(t.id), t.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +219,8 @@ func (g *generation) start() (*process, error) {
 	t.mu.Unlock()
 
 	line, err := p.awaitReady(cfg.StartTimeout)
-	if err == nil && line == wire.Ready {
+	if word, owner, _ := strings.Cut(line, " "); err == nil && word == wire.Ready {
+		g.owner = owner
 		return p, nil
 	}
 	switch {
@@ -224,6 +228,8 @@ func (g *generation) start() (*process, error) {
 		err = errors.New(line)
 		if reason, ok := strings.CutPrefix(line, wire.Refused); ok {
 			err = fmt.Errorf("%w: %s", ErrRefused, reason)
+		} else if reason, ok := strings.CutPrefix(line, wire.Absent); ok {
+			err = fmt.Errorf("%w: %s: if this directory is to be the tenant's from now on, POST …/admin/tenants/%s/adopt", ErrAbsent, reason, t.id)
 		}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("not ready after %v", cfg.StartTimeout)
@@ -240,6 +246,7 @@ func (g *generation) becomeReady(p *process) {
 	g.super.metrics.startSeconds.Observe(now.Sub(g.asked).Seconds())
 	t.mu.Lock()
 	g.readyAt = now
+	t.refused = nil
 	g.lastLeave.Store(now.UnixNano())
 	if g.drained == "" {
 		g.enterLocked(Ready, reasonStarted, nil)
@@ -254,6 +261,18 @@ func (g *generation) becomeReady(p *process) {
 	// Options that changed before the process was there to be seen.
 	if g.launch != launchOf(g.super.cfg.Load()) {
 		t.askDrain(reasonRoll)
+	}
+}
+
+// keepOwner has what a worker has found or made of its data directory's id
+// recorded, after it serves: what a crash keeps from being recorded is only taken
+// as it is once more.
+func (g *generation) keepOwner() {
+	if g.owner == "" {
+		return
+	}
+	if err := g.super.cfg.Load().Owners.SetID(g.tenant.id, g.owner); err != nil && !errors.Is(err, owners.ErrReadOnly) { // which was said once
+		g.tenant.logger.Error("the id of the tenant's data directory is not kept; until it is, an emptied directory is taken for a new one", zap.Error(err))
 	}
 }
 
@@ -369,6 +388,9 @@ func (g *generation) finish(p *process) (broken bool) {
 		if g.err == nil {
 			reason = reasonCrash
 			t.lastErr = fmt.Errorf("worker ended: %s", p.obituary())
+		}
+		if errors.Is(g.err, ErrRefused) || errors.Is(g.err, ErrAbsent) {
+			t.refused = g.err
 		}
 		g.enterLocked(Broken, reason, t.lastErr)
 	}

@@ -45,8 +45,9 @@ type process struct {
 	lastLine string        // the first line of its last words; valid once exited is closed
 }
 
-// spawn starts a worker with a new listening socket.
-func spawn(cfg *Config, socket string, spec Spec, logger *zap.Logger) (_ *process, err error) {
+// spawn starts a worker with a new listening socket, for the data directory with
+// the id owner, or any where that is "".
+func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logger) (_ *process, err error) {
 	var theirs []*os.File // the worker's ends: listener, lifeline, ready, stderr
 	p := &process{exited: make(chan struct{})}
 	var stderr *os.File
@@ -88,6 +89,9 @@ func spawn(cfg *Config, socket string, spec Spec, logger *zap.Logger) (_ *proces
 		memory = spec.MemoryMB
 	}
 	args := []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(memory)}
+	if owner != "" {
+		args = append(args, "-owner", owner)
+	}
 	if cfg.Sandbox != wire.SandboxDefault {
 		args = append(args, "-sandbox", string(cfg.Sandbox))
 	}

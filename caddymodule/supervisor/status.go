@@ -18,6 +18,7 @@ type Status struct {
 	Starts    int           // since the edge began
 	Crashes   int           // failed starts and unexpected ends since then
 	LastError string        // of the last of those; may hold paths
+	Refused   string        // why the last worker to start refused the data directory; "" once one takes it
 	RetryIn   time.Duration // until a broken one may be started
 }
 
@@ -51,6 +52,9 @@ func (t *tenant) status(now time.Time) Status {
 	}
 	if t.lastErr != nil {
 		st.LastError = t.lastErr.Error()
+	}
+	if t.refused != nil {
+		st.Refused = t.refused.Error()
 	}
 	if g := t.current; g != nil {
 		st.StartedAt = g.readyAt

@@ -26,6 +26,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -42,6 +43,11 @@ type Config struct {
 	// Sandbox is the jail that workers build around themselves. Default:
 	// [wire.SandboxDefault].
 	Sandbox wire.Sandbox
+
+	// Owners knows the ids of the tenants' data directories: a worker refuses
+	// another one. What workers report of new ones is kept in it. Default: none,
+	// and each directory is taken as it is.
+	Owners *owners.Book
 
 	// Logger receives the supervisor's lines and those of the workers, all
 	// with the field tenant. Default: none.

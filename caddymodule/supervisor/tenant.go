@@ -34,6 +34,7 @@ type tenant struct {
 	starts  int
 	crashes int
 	lastErr error // of the last generation that failed
+	refused error // why the data directory was refused, until a worker takes one
 }
 
 // acquire returns a generation that is ready and counts the request in; the

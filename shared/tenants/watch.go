@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -91,8 +92,10 @@ func (w *watcher) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-events:
-			reloadSoon()
+		case event := <-events:
+			if !strings.HasSuffix(event.Name, ownersExt) {
+				reloadSoon()
+			}
 		case <-lost: // the event queue overflowed
 			reloadSoon()
 		case <-due.C:

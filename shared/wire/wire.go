@@ -34,12 +34,13 @@ const (
 	// end of file means that the edge is gone or wants the worker to go: the
 	// worker drains and exits.
 	FDLifeline = 4
-	// FDReady is the write end of a pipe. The worker writes one line: [Ready], or
-	// the reason why it cannot serve, behind [Refused] or not, and closes it.
+	// FDReady is the write end of a pipe. The worker writes one line: [Ready] and
+	// the id of its data directory behind a space, or the reason why it cannot
+	// serve, behind [Refused], [Absent] or neither, and closes it.
 	FDReady = 5
 )
 
-// Ready is the line on [FDReady] that means the worker serves.
+// Ready begins the line on [FDReady] that means the worker serves.
 const Ready = "ready"
 
 // Refused begins the line on [FDReady] by which a worker refuses its data
@@ -47,6 +48,11 @@ const Ready = "ready"
 // worker again does not help until a person has put that right. The reason that
 // follows is for the log.
 const Refused = "refused: "
+
+// Absent begins the line on [FDReady] by which a worker says that the data
+// directory is not the one whose id it was given: a disk that is not mounted, or a
+// directory that somebody emptied. The reason that follows is for the log.
+const Absent = "absent: "
 
 // DocumentExt ends the name of every document's file.
 const DocumentExt = ".phext"

@@ -36,6 +36,7 @@ const (
 type Options struct {
 	Dir    string      // the tenant's data directory; must exist
 	Tenant string      // whose directory it must be; see [OwnerError]
+	Owner  string      // the id that it must have, see [ErrAbsent]; "" for any
 	Logger *zap.Logger // required
 
 	// ObserveSync receives the duration of each write of the log with its sync,
@@ -66,6 +67,7 @@ type Engine struct {
 	dir     directory // the data directory
 	control directory // its .sq
 	lock    *os.File
+	owner   string // the random id of the data directory
 
 	opened sync.Map // docs, to be looked up without mu
 
@@ -113,7 +115,7 @@ type Engine struct {
 }
 
 // Open locks the data directory, brings back every acknowledged change and is
-// ready to serve. It fails with [ErrLocked], an *[OwnerError] or a *[CorruptError]; a document that
+// ready to serve. It fails with [ErrLocked], [ErrAbsent], an *[OwnerError] or a *[CorruptError]; a document that
 // cannot be read does not make it fail.
 func Open(opts Options) (*Engine, error) {
 	if opts.LockWait == 0 {
@@ -170,6 +172,9 @@ func Open(opts Options) (*Engine, error) {
 
 func (e *Engine) open() (err error) {
 	if e.dir, err = openDirectory(e.opts.Dir); err != nil {
+		return err
+	}
+	if err := e.checkPresent(); err != nil {
 		return err
 	}
 	if e.control, err = e.dir.sub(controlFolder, directory.sync); err != nil {

@@ -25,6 +25,11 @@ type owner struct {
 	ID     string `json:"id"` // 32 hex digits, random, made with the directory's first start
 }
 
+// ErrAbsent means that the data directory is not the one that was the tenant's:
+// its disk may not be mounted, or somebody has emptied it. Nothing was read or
+// changed.
+var ErrAbsent = errors.New("the data directory is not the tenant's")
+
 // OwnerError says that a data directory is not the tenant's own, or does not say
 // whose it is. Nothing in it was read or changed.
 type OwnerError struct {
@@ -46,19 +51,39 @@ func (e *OwnerError) Unwrap() []error { return []error{ErrForeign, e.Err} }
 
 // checkOwner refuses a directory that another tenant's worker has made its own.
 // One that nobody has, being new, migrated or of an older version, becomes the
-// tenant's. The lock is held.
+// tenant's, unless the tenant is known to have another. The lock is held.
 func (e *Engine) checkOwner() error {
 	was, err := readOwner(e.control)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && e.opts.Owner == "":
 		return e.takeOwnership()
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: it has no %s/%s, and the tenant's has: is its disk mounted, and has nobody emptied it?", ErrAbsent, controlFolder, identityFile)
 	case err != nil:
 		return &OwnerError{Tenant: e.opts.Tenant, Err: err}
 	case was.Tenant != e.opts.Tenant:
 		return &OwnerError{Tenant: e.opts.Tenant, Owner: was.Tenant}
+	case e.opts.Owner != "" && was.ID != e.opts.Owner:
+		return fmt.Errorf("%w: its id in %s/%s is %.40q, and the tenant's is %q: has another one been put in its place?", ErrAbsent, controlFolder, identityFile, was.ID, e.opts.Owner)
 	}
+	e.owner = was.ID
 	return nil
 }
+
+// checkPresent refuses a directory that has no identity where the tenant is known
+// to have one, before anything is made in what may be an empty mount point.
+func (e *Engine) checkPresent() error {
+	if e.opts.Owner == "" {
+		return nil
+	}
+	if id, err := e.dir.stat(controlFolder); err != nil || id.exists {
+		return err
+	}
+	return fmt.Errorf("%w: it has no folder %s: is its disk mounted, and has nobody emptied it?", ErrAbsent, controlFolder)
+}
+
+// Owner returns the random id of the data directory.
+func (e *Engine) Owner() string { return e.owner }
 
 // readOwner returns what the identity file of a control folder says.
 func readOwner(control directory) (o owner, err error) {
@@ -87,7 +112,8 @@ func readOwner(control directory) (o owner, err error) {
 func (e *Engine) takeOwnership() error {
 	var id [16]byte
 	rand.Read(id[:])
-	line, err := json.Marshal(owner{Tenant: e.opts.Tenant, ID: hex.EncodeToString(id[:])})
+	e.owner = hex.EncodeToString(id[:])
+	line, err := json.Marshal(owner{Tenant: e.opts.Tenant, ID: e.owner})
 	if err == nil {
 		err = writeOwner(e.control, append(line, '\n'))
 	}

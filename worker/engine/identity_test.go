@@ -131,3 +131,52 @@ func TestOwnerTaken(t *testing.T) {
 		}
 	}
 }
+
+// A directory that is not the one that the tenant is known to have is refused and
+// left as it is: not even the engine's own folder is made in what may be an empty
+// mount point.
+func TestOwnerAbsent(t *testing.T) {
+	open := func(dir, id string) (string, error) {
+		e, err := Open(Options{Dir: dir, Tenant: "acme", Owner: id, Logger: zap.NewNop(), idle: never})
+		if err != nil {
+			return "", err
+		}
+		return e.Owner(), e.Close()
+	}
+	root := t.TempDir()
+	dir, other := filepath.Join(root, "acme"), filepath.Join(root, "other")
+	ids := map[string]string{}
+	for _, dir := range []string{dir, other} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		id, err := open(dir, "")
+		if err != nil || len(id) != 32 {
+			t.Fatalf("%q, %v", id, err)
+		}
+		if again, err := open(dir, id); err != nil || again != id {
+			t.Errorf("with its own id: %q, %v", again, err)
+		}
+		if again, err := open(dir, ""); err != nil || again != id {
+			t.Errorf("with none known: %q, %v", again, err)
+		}
+		ids[dir] = id
+	}
+	var refused *OwnerError
+	if _, err := open(dir, ids[other]); !errors.Is(err, ErrAbsent) || errors.As(err, &refused) || !strings.Contains(err.Error(), ids[dir]) || !strings.Contains(err.Error(), ids[other]) {
+		t.Errorf("another directory of the tenant's: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, controlFolder, identityFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(dir, ids[dir]); !errors.Is(err, ErrAbsent) || !strings.Contains(err.Error(), "it has no .sq/owner") {
+		t.Errorf("without its identity file: %v", err)
+	}
+	empty := t.TempDir()
+	if _, err := open(empty, ids[dir]); !errors.Is(err, ErrAbsent) || !strings.Contains(err.Error(), "is its disk mounted") {
+		t.Errorf("emptied: %v", err)
+	}
+	if entries, err := os.ReadDir(empty); err != nil || len(entries) != 0 {
+		t.Errorf("the refused directory holds %v, %v", entries, err)
+	}
+}
