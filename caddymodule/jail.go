@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/cgroup"
 	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/caddymodule/supervisor"
 	"github.com/sqedge/sqedge/shared/wire"
@@ -21,7 +22,7 @@ type jail struct {
 // probeJail finds out what surrounds the workers under a's options, which is what
 // they do themselves and what the edge does for them. Under the strict sandbox
 // anything missing is an error.
-func probeJail(a *App, book *owners.Book) (*jail, error) {
+func (rt *runtime) probeJail(a *App, book *owners.Book) (*jail, error) {
 	j := &jail{Mode: a.Sandbox, Parts: []wire.SandboxPart{}}
 	if a.Sandbox != wire.SandboxOff {
 		parts, err := supervisor.ProbeSandbox(a.Worker)
@@ -30,12 +31,31 @@ func probeJail(a *App, book *owners.Book) (*jail, error) {
 		}
 		j.Parts = append(j.Parts, parts...)
 	}
-	j.Parts = append(j.Parts, identityPart(book))
+	j.Parts = append(j.Parts, rt.groupPart(a.Worker), identityPart(book))
 	j.Missing = wire.MissingSandbox(j.Parts)
 	if a.Sandbox == wire.SandboxStrict && j.Missing != "" {
 		return nil, fmt.Errorf("sq: sandbox strict: this machine does not have all of a worker's jail (%s): give it what is missing, or set sandbox default", j.Missing)
 	}
 	return j, nil
+}
+
+// groupPart arranges the workers' cgroups, once, and says what there is of them.
+func (rt *runtime) groupPart(worker string) wire.SandboxPart {
+	if rt.grouped != nil {
+		return *rt.grouped
+	}
+	part := wire.SandboxPart{Name: "cgroup"}
+	groups, err := cgroup.Open()
+	if err == nil {
+		err = supervisor.ProbeGroups(worker, groups)
+	}
+	if err != nil {
+		part.Missing = err.Error()
+	} else {
+		rt.groups, part.Applied, part.Missing = groups, groups.Applied(), groups.Missing()
+	}
+	rt.grouped = &part
+	return part
 }
 
 // identityPart says whether the ids of data directories are kept.

@@ -15,9 +15,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/cgroup"
 	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/caddymodule/supervisor"
 	"github.com/sqedge/sqedge/shared/tenants"
+	"github.com/sqedge/sqedge/shared/wire"
 )
 
 // runtimes holds the one runtime of the process for as long as a config uses it,
@@ -40,7 +42,9 @@ type runtime struct {
 	inForce *App       // whose options serving has
 	serving atomic.Pointer[serving]
 	jail    atomic.Pointer[jail]
-	up      chan struct{} // closed once it serves for the first time
+	groups  *cgroup.Tree      // nil where none was delegated
+	grouped *wire.SandboxPart // what became of them; nil as long as nobody looked
+	up      chan struct{}     // closed once it serves for the first time
 
 	transitions chan supervisor.Transition // to be emitted as events
 	emitter     atomic.Pointer[App]        // that of the newest config that has started
@@ -127,7 +131,7 @@ func (rt *runtime) use(a *App) error {
 			book.Close()
 		}
 	}()
-	jail, err := probeJail(a, book)
+	jail, err := rt.probeJail(a, book)
 	if err != nil {
 		return err
 	}
@@ -136,6 +140,7 @@ func (rt *runtime) use(a *App) error {
 		Sandbox:         a.Sandbox,
 		RunDir:          a.RunDir,
 		Owners:          book,
+		Groups:          rt.groups,
 		Logger:          rt.logger.Named("worker"),
 		StartTimeout:    time.Duration(a.StartTimeout),
 		ResponseTimeout: time.Duration(a.ResponseTimeout),
@@ -226,7 +231,8 @@ func (rt *runtime) await(ctx context.Context) *serving {
 }
 
 // tenantsChanged ends the workers of tenants that may no longer be served, or
-// not from where they are. Requests of theirs that run get the drain timeout.
+// not from where they are or with the memory that they have, and gives others
+// their new weight. Requests of theirs that run get the drain timeout.
 // It is called under the file's lock and so must not wait for them.
 func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 	rt.metrics.reloaded(nil)
@@ -244,8 +250,10 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 					rt.forgetOwner(id)
 				}
 			})
-		case is.DataDir != was.DataDir:
+		case is.DataDir != was.DataDir || is.Limits.MemoryMB != was.Limits.MemoryMB:
 			rt.background.Go(func() { super.Stop(context.Background(), id) })
+		case is.Limits.CPUWeight != was.Limits.CPUWeight:
+			super.Weigh(id, workerSpec(is).CPUWeight)
 		}
 	}
 	rt.logger.Info("tenants.json is in force", zap.Int("tenants", len(new.Tenants())))

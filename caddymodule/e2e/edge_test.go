@@ -49,6 +49,8 @@ type Edge struct {
 	waitErr error
 	logFile string
 	client  *http.Client
+	attr    *syscall.SysProcAttr // how to start the edge, unless nil
+	onEnd   func()               // called once the edge has ended for good, unless nil
 }
 
 // Setup changes how [Start] sets an edge up.
@@ -192,7 +194,7 @@ func (e *Edge) command(ctx context.Context, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	must(e.t, err)
 	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Dir, cmd.Env = e.dir, e.env
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = e.dir, e.env, e.attr
 	_, err = cmd.StdinPipe() // its end is told to the command, see TestMain
 	must(e.t, err)
 	return cmd
@@ -279,6 +281,9 @@ func (e *Edge) Log() string {
 }
 
 func (e *Edge) cleanup() {
+	if e.onEnd != nil {
+		defer e.onEnd()
+	}
 	if e.cmd == nil { // never started
 		os.RemoveAll(e.dir)
 		return

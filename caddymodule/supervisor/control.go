@@ -75,6 +75,22 @@ func (s *Supervisor) Restart(ctx context.Context, spec Spec) error {
 	return nil
 }
 
+// Weigh gives the tenant's worker another cpu.weight against the others, at once;
+// 0 is what is usual.
+func (s *Supervisor) Weigh(id string, weight int) {
+	v, ok := s.tenants.Load(id)
+	if !ok {
+		return
+	}
+	t := v.(*tenant)
+	t.mu.Lock()
+	g := t.current
+	t.mu.Unlock()
+	if g != nil {
+		g.weigh(weight)
+	}
+}
+
 func (t *tenant) stop(ctx context.Context, reason string) error {
 	g := t.askDrain(reason)
 	if g == nil {

@@ -56,7 +56,8 @@ type generation struct {
 
 	// Guarded by tenant.mu.
 	process *process
-	launch  launch // of process
+	launch  launch       // of process
+	weight  atomic.Int64 // of process's group; it changes under tenant.mu
 	readyAt time.Time
 	drained string // why it was told to end, or ""
 	killed  bool
@@ -83,6 +84,7 @@ func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
 		adjust:  make(chan struct{}, 1),
 		retry:   make(chan struct{}, 1),
 	}
+	g.weight.Store(int64(spec.CPUWeight))
 	g.told, g.tell = context.WithCancel(context.Background())
 	return g
 }
@@ -213,6 +215,7 @@ func (g *generation) start() (*process, error) {
 	g.super.metrics.running.Inc()
 	t.mu.Lock()
 	g.process, g.launch = p, as
+	g.weighLocked()
 	if g.killed {
 		p.kill()
 	}
@@ -261,6 +264,27 @@ func (g *generation) becomeReady(p *process) {
 	// Options that changed before the process was there to be seen.
 	if g.launch != launchOf(g.super.cfg.Load()) {
 		t.askDrain(reasonRoll)
+	}
+}
+
+// weigh gives the worker's group another weight, which almost always it has
+// already.
+func (g *generation) weigh(weight int) {
+	if g.weight.Load() == int64(weight) {
+		return
+	}
+	g.tenant.mu.Lock()
+	defer g.tenant.mu.Unlock()
+	g.weight.Store(int64(weight))
+	g.weighLocked()
+}
+
+func (g *generation) weighLocked() {
+	if g.process == nil || g.process.group == nil {
+		return
+	}
+	if err := g.process.group.SetCPUWeight(int(g.weight.Load())); err != nil {
+		g.tenant.logger.Error("the worker's weight is not changed", zap.Error(err))
 	}
 }
 
@@ -375,7 +399,7 @@ func (g *generation) finish(p *process) (broken bool) {
 		g.enterLocked(Asleep, g.drained, nil)
 	case errors.Is(g.err, errQueueTimeout):
 		g.enterLocked(Asleep, reasonQueue, nil)
-	case g.err == nil && g.drained != "" && exit != exitCrashed:
+	case g.err == nil && g.drained != "" && exit != exitCrashed && exit != exitOOM:
 		t.retry.ended(ran)
 		g.enterLocked(Asleep, exit, nil)
 	default:
@@ -388,6 +412,9 @@ func (g *generation) finish(p *process) (broken bool) {
 		if g.err == nil {
 			reason = reasonCrash
 			t.lastErr = fmt.Errorf("worker ended: %s", p.obituary())
+		}
+		if exit == exitOOM {
+			reason = reasonOOM
 		}
 		if errors.Is(g.err, ErrRefused) || errors.Is(g.err, ErrAbsent) {
 			t.refused = g.err

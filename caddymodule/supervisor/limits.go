@@ -1,6 +1,10 @@
 package supervisor
 
-import "go.uber.org/zap"
+import (
+	"go.uber.org/zap"
+
+	"github.com/sqedge/sqedge/shared/wire"
+)
 
 // What a worker needs, so that a machine's limits tell how many there may be.
 const (
@@ -11,6 +15,13 @@ const (
 	workerThreads = 10      // the Go runtime's of an active worker, measured 5 to 9
 	workerMemory  = 2 << 20 // bytes, private; measured 1.1 MB idle
 )
+
+// memoryMax is the bytes of memory that the group of a worker may have that holds
+// documents in memoryMB: what a worker promises to stay below, half as much again
+// as the documents take and 32 MiB, with room for the largest text in its request,
+// its record and its answer, and for the cache of the files it reads. It is for
+// those that went wrong: the kernel ends who needs more.
+func memoryMax(memoryMB int) int64 { return 2*int64(memoryMB)<<20 + 3*wire.MaxText }
 
 // limits are what the system allows this process, or all of them, when the
 // supervisor is made; 0 where it is not known.

@@ -23,7 +23,7 @@ func readLimits() limits {
 	}
 	memory := []uint64{readAvailable()}
 	// A group may be held by any group above it.
-	for dir := cgroup(); dir != ""; dir = parentGroup(dir) {
+	for dir := groupDir(); dir != ""; dir = parentGroup(dir) {
 		threads = append(threads, readNumber(dir+"/pids.max"))
 		if most := readNumber(dir + "/memory.max"); most > 0 {
 			// One that is full has no room, but 0 would mean not known.
@@ -70,8 +70,8 @@ func readAvailable() uint64 {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// cgroup returns the folder of this process's cgroup v2, or "".
-func cgroup() string {
+// groupDir returns the folder of this process's cgroup v2, or "".
+func groupDir() string {
 	data, _ := os.ReadFile("/proc/self/cgroup")
 	for line := range strings.Lines(string(data)) {
 		if group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {

@@ -11,6 +11,7 @@ const (
 	exitDrained = "drained" // by itself with status 0, having checkpointed
 	exitCrashed = "crashed" // anything else that was not our kill
 	exitKilled  = "killed"  // by us, for it missed a timeout
+	exitOOM     = "oom"     // by the kernel, for it needed more memory than its group may have
 )
 
 // metrics have no tenant label: their number must not grow with the tenants.
@@ -41,7 +42,7 @@ func newMetrics(queued *atomic.Int64) *metrics {
 		}),
 		exits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sq_worker_exits_total",
-			Help: "Worker processes that ended: drained by themselves, crashed, or killed for missing a timeout.",
+			Help: "Worker processes that ended: drained by themselves, crashed, killed for missing a timeout, or killed by the kernel for want of memory (oom).",
 		}, []string{"reason"}),
 		transitions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sq_worker_transitions_total",
@@ -62,7 +63,7 @@ func newMetrics(queued *atomic.Int64) *metrics {
 	for _, move := range moves {
 		m.transitions.WithLabelValues(string(move[0]), string(move[1]))
 	}
-	for _, reason := range []string{exitDrained, exitCrashed, exitKilled} {
+	for _, reason := range []string{exitDrained, exitCrashed, exitKilled, exitOOM} {
 		m.exits.WithLabelValues(reason)
 	}
 	return m

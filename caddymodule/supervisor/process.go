@@ -19,6 +19,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/cgroup"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -42,6 +43,8 @@ type process struct {
 	ready    *os.File      // read end
 	exited   chan struct{} // closed once it is reaped and its last line logged
 	killed   atomic.Bool   // by us
+	group    *cgroup.Group // nil where it has none of its own
+	oom      bool          // killed for want of memory; valid once exited is closed
 	lastLine string        // the first line of its last words; valid once exited is closed
 }
 
@@ -58,6 +61,9 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		if err != nil {
 			for _, f := range []*os.File{p.lifeline, p.ready, stderr} {
 				f.Close() // of nil does nothing
+			}
+			if p.group != nil {
+				p.group.Remove()
 			}
 			err = fmt.Errorf("starting the worker: %w", err)
 		}
@@ -106,6 +112,19 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		// A terminal's interrupt goes to the edge alone, which then drains.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}
+	if cfg.Groups != nil {
+		p.group, err = cfg.Groups.Make(spec.Tenant, cgroup.Limits{
+			Memory: memoryMax(memory), CPUWeight: spec.CPUWeight, PIDs: wire.MaxThreads,
+		})
+		if err != nil {
+			return nil, err
+		}
+		placed, err := p.group.Place(p.cmd.SysProcAttr)
+		if err != nil {
+			return nil, err
+		}
+		defer placed()
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -117,6 +136,12 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 	}()
 	go func() {
 		p.cmd.Wait() // the outcome is in cmd.ProcessState
+		if p.group != nil {
+			p.oom = p.group.OutOfMemory()
+			if err := p.group.Remove(); err != nil {
+				logger.Error("the worker's group stays", zap.Error(err))
+			}
+		}
 		// All it wrote is in the pipe. A stray child of its own that holds the
 		// other end must not hold us up.
 		stderr.SetReadDeadline(time.Now().Add(time.Second))
@@ -201,6 +226,8 @@ func (p *process) exitReason() string {
 		return exitDrained
 	case p.killed.Load():
 		return exitKilled
+	case p.oom:
+		return exitOOM
 	default:
 		return exitCrashed
 	}
@@ -209,6 +236,9 @@ func (p *process) exitReason() string {
 // obituary says how a process that has exited did so.
 func (p *process) obituary() string {
 	s := p.cmd.ProcessState.String()
+	if p.oom {
+		s += ": the kernel ended it, since it needed more memory than memory.max of its group, which follows memory_mb"
+	}
 	if p.lastLine != "" {
 		s += ": " + p.lastLine
 	}

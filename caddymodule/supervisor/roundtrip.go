@@ -71,7 +71,7 @@ func readAhead(r *http.Request) (ahead []byte, more bool, err error) {
 // keeps it awake.
 func (s *Supervisor) Peek(spec Spec, r *http.Request) (*http.Response, error) {
 	g := s.tenant(spec.Tenant).ready.Load()
-	if g == nil || g.spec != spec || !g.enter() {
+	if g == nil || !g.spec.sameWorker(spec) || !g.enter() {
 		return nil, nil
 	}
 	return g.send(r, nil, false, false)

@@ -3,15 +3,39 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 	"time"
 
+	"github.com/sqedge/sqedge/caddymodule/cgroup"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
 // probeTimeout bounds a run of the worker binary that does no work.
 const probeTimeout = 10 * time.Second
+
+// ProbeGroups has the worker binary start in a group of its own.
+func ProbeGroups(worker string, groups *cgroup.Tree) error {
+	group, err := groups.Make(".probe", cgroup.Limits{Memory: memoryMax(0), PIDs: wire.MaxThreads})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	probe := exec.CommandContext(ctx, worker, "version")
+	probe.Env, probe.Dir, probe.SysProcAttr = []string{}, "/", new(syscall.SysProcAttr)
+	placed, err := group.Place(probe.SysProcAttr)
+	if err == nil {
+		err = probe.Run()
+		placed()
+	}
+	if err != nil {
+		err = fmt.Errorf("starting a process in a group: %w", err)
+	}
+	return errors.Join(err, group.Remove())
+}
 
 // ProbeSandbox has the worker binary build its jail around nothing and returns
 // what came of it, which is what its workers will have on this machine.

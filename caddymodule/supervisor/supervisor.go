@@ -26,6 +26,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/cgroup"
 	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -48,6 +49,10 @@ type Config struct {
 	// another one. What workers report of new ones is kept in it. Default: none,
 	// and each directory is taken as it is.
 	Owners *owners.Book
+
+	// Groups is where workers get cgroups of their own, which bound what no limit
+	// of a process does. Default: none, and they stay in the edge's.
+	Groups *cgroup.Tree
 
 	// Logger receives the supervisor's lines and those of the workers, all
 	// with the field tenant. Default: none.
@@ -114,6 +119,13 @@ type Spec struct {
 
 	MemoryMB  int // instead of the Config's, unless 0
 	CPUWeight int // of the worker's cgroup, as cgroup v2's cpu.weight; 0 for what is usual
+}
+
+// sameWorker reports whether a worker that runs for s serves o, too. Its weight is
+// changed while it runs.
+func (s Spec) sameWorker(o Spec) bool {
+	o.CPUWeight = s.CPUWeight
+	return s == o
 }
 
 // Supervisor runs the workers. Its methods are safe for concurrent use.

@@ -42,7 +42,8 @@ type tenant struct {
 // is starting or draining.
 func (s *Supervisor) acquire(ctx context.Context, t *tenant, spec Spec) (*generation, error) {
 	for {
-		if g := t.ready.Load(); g != nil && g.spec == spec && g.enter() {
+		if g := t.ready.Load(); g != nil && g.spec.sameWorker(spec) && g.enter() {
+			g.weigh(spec.CPUWeight)
 			return g, nil
 		}
 		g, gone, err := s.next(t, spec)
@@ -51,7 +52,7 @@ func (s *Supervisor) acquire(ctx context.Context, t *tenant, spec Spec) (*genera
 		}
 		// Counted in before it is ready, so that a worker is never told to go
 		// before it has served those for whom it was started.
-		entered := g.spec == spec && g.enter()
+		entered := g.spec.sameWorker(spec) && g.enter()
 		select {
 		case <-g.started:
 			if entered && g.err == nil {
@@ -92,7 +93,7 @@ func (s *Supervisor) next(t *tenant, spec Spec) (*generation, <-chan struct{}, e
 			return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: wait, Err: t.lastErr}
 		case t.state == Broken || t.state == Asleep:
 			return g, g.over, nil
-		case g.spec != spec:
+		case !g.spec.sameWorker(spec):
 			// The tenant's data has moved. Serving the request from where it
 			// was would read and write the wrong directory.
 			g.drainLocked(reasonMoved)

@@ -97,6 +97,12 @@ const (
 	MaxMemory     = 1 << 20
 )
 
+// MaxThreads is how many threads a worker may have where they are bounded: by its
+// group's pids.max, or as the only process of its user. The Go runtime makes five
+// to nine, and one more for each call of the kernel that waits for the disk; it
+// ends a process that cannot have one, so this is for those that went wrong.
+const MaxThreads = 512
+
 // ProductVersion is what the version operation answers. A release sets it at
 // link time.
 var ProductVersion = "0.1.0"
