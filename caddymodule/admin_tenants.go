@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/supervisor"
 	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -102,6 +103,7 @@ func (a *App) addTenant(file *tenants.File, id string, quotaMB int64) (*tenants.
 // remove takes a tenant out of the file, ends its worker and moves its data
 // aside. The key is dead from the first step on; nothing is ever deleted.
 func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.Error) {
+	hadUser := s.owners.HasUID(id) // before it is forgotten
 	tenant, err := s.file.Remove(id)
 	switch {
 	case errors.Is(err, tenants.ErrNotFound):
@@ -116,7 +118,7 @@ func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.E
 	if err := rt.drainTenant(ctx, id); err != nil {
 		return nil, &wire.Error{Status: http.StatusInternalServerError, Message: "the tenant's key is dead, but its worker did not end; its data stays where it is", Err: err}
 	}
-	archived, err := a.app.archive(tenant)
+	archived, err := a.app.archive(tenant, hadUser)
 	if err != nil {
 		return nil, &wire.Error{Status: http.StatusInternalServerError, Message: "the tenant's key is dead, but its data was not archived; the edge's log says why", Err: err}
 	}
@@ -142,8 +144,15 @@ func (a *Admin) adopt(s *serving, id string) (any, *wire.Error) {
 	return showTenant(tenant), nil
 }
 
-// archive moves a tenant's data directory to .archive in the data root.
-func (a *App) archive(t *tenants.Tenant) (string, error) {
+// archive moves a tenant's data directory to .archive in the data root. One that is
+// its worker's own user's becomes the edge's again, since another tenant's worker
+// may be that user one day, and the edge may not move what is another's.
+func (a *App) archive(t *tenants.Tenant, takeBack bool) (string, error) {
+	if takeBack {
+		if err := supervisor.TakeBack(t.DataDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("archiving: %w", err)
+		}
+	}
 	shelf := filepath.Join(a.DataRoot, ".archive")
 	if err := os.MkdirAll(shelf, 0o700); err != nil {
 		return "", fmt.Errorf("creating the archive: %w", err)

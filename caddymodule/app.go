@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -53,6 +54,15 @@ type App struct {
 	// and in the admin API's health, "off" is for debugging. It holds for the
 	// workers that start from now on. Default: "default".
 	Sandbox wire.Sandbox `json:"sandbox,omitempty"`
+
+	// WorkerUIDs are the users that workers run as, such as "200000-265535": each
+	// tenant has one of its own, in the group of the same number, for as long as
+	// it is a tenant, and its data directory belongs to that. No account of the
+	// machine may be among them. The edge must be root or have CAP_SETUID,
+	// CAP_SETGID, CAP_CHOWN and CAP_KILL; where it does not, workers run as the
+	// edge's user, and under the strict sandbox it does not serve.
+	// Default: none, and workers run as the edge's user.
+	WorkerUIDs string `json:"worker_uids,omitempty"`
 
 	// MaxScroll is the largest text of one request in bytes; a larger one is
 	// answered 413. Default: 16 MiB.
@@ -237,6 +247,9 @@ func (a *App) Validate() error {
 	if _, err := wire.ParseSandbox(string(a.Sandbox)); err != nil {
 		return fmt.Errorf("sq: sandbox: %w", err)
 	}
+	if _, err := a.workerUIDs(); err != nil {
+		return fmt.Errorf("sq: worker_uids: %w", err)
+	}
 	if err := a.checkLimits(); err != nil {
 		return fmt.Errorf("sq: limits: %w", err)
 	}
@@ -246,6 +259,14 @@ func (a *App) Validate() error {
 		}
 	}
 	return nil
+}
+
+// workerUIDs returns the range that WorkerUIDs names.
+func (a *App) workerUIDs() (owners.Range, error) {
+	if a.WorkerUIDs == "" {
+		return owners.Range{}, nil
+	}
+	return owners.ParseRange(a.WorkerUIDs)
 }
 
 func (a *App) checkLimits() error {

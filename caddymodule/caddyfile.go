@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/tenants"
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -36,6 +37,7 @@ func init() {
 //	    run_dir          <path>
 //	    worker           <path>
 //	    sandbox          strict|default|off
+//	    worker_uids      <first>-<last>
 //	    max_scroll       <size>
 //	    max_document     <size>
 //	    memory_mb        <MiB>
@@ -100,6 +102,11 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 			return d.Errf("sq: sandbox: %v", err)
 		}
 		a.Sandbox = mode
+	case "worker_uids":
+		if _, err := owners.ParseRange(args[0]); err != nil {
+			return d.Errf("sq: worker_uids: %v", err)
+		}
+		a.WorkerUIDs = args[0]
 	case "max_scroll":
 		return parseSize(d, &a.MaxScroll, args[0])
 	case "max_document":

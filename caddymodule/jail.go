@@ -17,6 +17,8 @@ type jail struct {
 	Mode    wire.Sandbox       `json:"mode"`
 	Parts   []wire.SandboxPart `json:"parts"`             // those that workers make themselves are not there where the mode is off
 	Missing string             `json:"missing,omitempty"` // which parts are not there, and why
+
+	uids owners.Range // that workers run as; none where they are not to be had
 }
 
 // probeJail finds out what surrounds the workers under a's options, which is what
@@ -32,6 +34,9 @@ func (rt *runtime) probeJail(a *App, book *owners.Book) (*jail, error) {
 		j.Parts = append(j.Parts, parts...)
 	}
 	j.Parts = append(j.Parts, rt.groupPart(a.Worker), identityPart(book))
+	if err := j.probeUIDs(a, book); err != nil {
+		return nil, err
+	}
 	j.Missing = wire.MissingSandbox(j.Parts)
 	if a.Sandbox == wire.SandboxStrict && j.Missing != "" {
 		return nil, fmt.Errorf("sq: sandbox strict: this machine does not have all of a worker's jail (%s): give it what is missing, or set sandbox default", j.Missing)
@@ -56,6 +61,26 @@ func (rt *runtime) groupPart(worker string) wire.SandboxPart {
 	}
 	rt.grouped = &part
 	return part
+}
+
+// probeUIDs finds out whether workers can have users of their own, if they are to.
+func (j *jail) probeUIDs(a *App, book *owners.Book) error {
+	uids, err := a.workerUIDs()
+	if err != nil || uids == (owners.Range{}) {
+		return err
+	}
+	part := wire.SandboxPart{Name: "worker_uids", Applied: "one of the users " + uids.String() + " for each worker"}
+	err = book.Fault()
+	if err == nil {
+		err = supervisor.ProbeUIDs(a.Worker, uids)
+	}
+	if err != nil {
+		part.Applied, part.Missing = "", err.Error()
+	} else {
+		j.uids = uids
+	}
+	j.Parts = append(j.Parts, part)
+	return nil
 }
 
 // identityPart says whether the ids of data directories are kept.

@@ -141,6 +141,7 @@ func (rt *runtime) use(a *App) error {
 		RunDir:          a.RunDir,
 		Owners:          book,
 		Groups:          rt.groups,
+		UIDs:            jail.uids,
 		Logger:          rt.logger.Named("worker"),
 		StartTimeout:    time.Duration(a.StartTimeout),
 		ResponseTimeout: time.Duration(a.ResponseTimeout),

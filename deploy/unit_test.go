@@ -45,6 +45,8 @@ func TestUnitVerify(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var units []string
+	mustMkdir(t, filepath.Join(dir, "sqedge.service.d"))
+	mustWrite(t, filepath.Join(dir, "sqedge.service.d/worker-uids.conf"), mustRead(t, "worker-uids.conf"))
 	for _, name := range []string{"sqedge.service", "sqedge.socket"} {
 		units = append(units, filepath.Join(dir, name))
 		mustWrite(t, units[len(units)-1], strings.ReplaceAll(mustRead(t, name), "/usr/local/bin/caddy", self))

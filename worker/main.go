@@ -26,7 +26,8 @@ import (
 )
 
 const usage = `usage:
-  sq-worker serve -tenant ID -dir DIR [-owner ID] [-memory MB] [-answer-time DURATION]
+  sq-worker serve -tenant ID -dir DIR [-at DIR] [-owner ID] [-memory MB]
+                  [-threads N] [-answer-time DURATION]
                   [-sandbox strict|default|off] [-listen SOCKET]
   sq-worker sandbox           print which parts of a worker's jail this machine has, as JSON
   sq-worker version
@@ -72,9 +73,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 type config struct {
 	tenant  string
 	dir     string
+	at      string // where dir is for this process
 	owner   string // id that the directory must have; "" for any
 	memory  int    // MiB that documents may be held in
 	sandbox wire.Sandbox
+	threads int    // that the process's user may have; 0 for no bound
 	listen  string // a socket to make instead of the inherited one
 
 	answerTime time.Duration
@@ -87,8 +90,10 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
 	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
+	flags.StringVar(&cfg.at, "at", "", "where the data `directory` is for this process, such as . for a user who cannot get to it from the root; default: -dir")
 	flags.StringVar(&cfg.owner, "owner", "", "the `id` that .sq/owner must name; without, the directory is taken as it is")
 	flags.IntVar(&cfg.memory, "memory", wire.DefaultMemory, "`MB` of memory (MiB) for indexes, small documents and changes that are not in the files yet")
+	flags.IntVar(&cfg.threads, "threads", 0, "bound the process's user to `N` threads, where it runs nothing else; 0 does not")
 	flags.Func("sandbox", "the jail: `mode` strict, default or off", func(s string) (err error) {
 		cfg.sandbox, err = wire.ParseSandbox(s)
 		return err
@@ -97,6 +102,9 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 	flags.DurationVar(&cfg.answerTime, "answer-time", time.Minute, "how long a client may take to read an answer, apart from a second for each 256 KiB of it")
 	if err := flags.Parse(args); err != nil {
 		return cfg, err
+	}
+	if cfg.at == "" {
+		cfg.at = cfg.dir
 	}
 	if cfg.listen != "" {
 		cfg.sandbox = wire.SandboxOff // or it could not remove its socket, nor be debugged
@@ -109,6 +117,8 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 		err = fmt.Errorf("-tenant is missing")
 	case !filepath.IsAbs(cfg.dir):
 		err = fmt.Errorf("-dir %q is not an absolute path", cfg.dir)
+	case cfg.threads < 0:
+		err = fmt.Errorf("-threads %d is negative", cfg.threads)
 	case cfg.memory < wire.MinMemory || cfg.memory > wire.MaxMemory:
 		err = fmt.Errorf("-memory %d is not from %d to %d", cfg.memory, wire.MinMemory, wire.MaxMemory)
 	}
@@ -121,7 +131,7 @@ func parseServe(args []string, stderr io.Writer) (config, error) {
 // sandbox builds the jail around this process, as serve does, and says what came
 // of it.
 func sandbox(stdout, stderr io.Writer) int {
-	parts, err := jail.Enter(wire.SandboxDefault, "/", 0)
+	parts, err := jail.Enter(wire.SandboxDefault, jail.Bounds{Dir: "/"})
 	if err == nil {
 		err = json.NewEncoder(stdout).Encode(parts)
 	}

@@ -68,14 +68,14 @@ func serve(cfg config) int {
 		return 1
 	}
 	// From here on nothing but the tenant's data and connections is in reach.
-	if _, err := jail.Enter(cfg.sandbox, cfg.dir, memory); err != nil {
+	if _, err := jail.Enter(cfg.sandbox, jail.Bounds{Dir: cfg.at, Memory: memory, Threads: cfg.threads}); err != nil {
 		logger.Error("worker cannot lock itself in with the tenant's data", zap.Error(err))
 		e.tell(err.Error())
 		return 1
 	}
 	metrics := newMetrics()
 	eng, err := engine.Open(engine.Options{
-		Dir:               cfg.dir,
+		Dir:               cfg.at,
 		Tenant:            cfg.tenant,
 		Owner:             cfg.owner,
 		Logger:            logger,

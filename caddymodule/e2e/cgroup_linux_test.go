@@ -72,6 +72,7 @@ func mustControl(t *testing.T, path string) string {
 
 // Each worker has a group of its own beside the edge's, for as long as it runs.
 func TestWorkersHaveGroups(t *testing.T) {
+	t.Parallel()
 	e := Prepare(t, Setup{Plain: true})
 	dir := mustGroup(t, e)
 	e.Boot()

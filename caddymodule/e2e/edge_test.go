@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -49,6 +50,7 @@ type Edge struct {
 	waitErr error
 	logFile string
 	client  *http.Client
+	self    string               // the test binary, where it is not to be run in place
 	attr    *syscall.SysProcAttr // how to start the edge, unless nil
 	onEnd   func()               // called once the edge has ended for good, unless nil
 }
@@ -193,7 +195,7 @@ func (e *Edge) Boot() {
 func (e *Edge) command(ctx context.Context, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	must(e.t, err)
-	cmd := exec.CommandContext(ctx, self, args...)
+	cmd := exec.CommandContext(ctx, cmp.Or(e.self, self), args...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = e.dir, e.env, e.attr
 	_, err = cmd.StdinPipe() // its end is told to the command, see TestMain
 	must(e.t, err)

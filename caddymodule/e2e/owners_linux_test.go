@@ -12,6 +12,7 @@ import (
 // Where the folder of tenants.json cannot be written, the edge says so once and
 // serves, but not under sandbox strict.
 func TestReadOnlyConfigFolder(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: only root can mount")
 	}

@@ -37,6 +37,7 @@ type refusedHealth struct {
 // also by an edge that has just started, until it is back; or until a person says
 // that it is right as it is.
 func TestEmptiedDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
 	const at = "p=notes&c=1.1.1/1.1.1/1.1.1"
 	e := Start(t, Setup{Plain: true})
 	for _, tenant := range []string{"alpha", "beta"} {
@@ -95,6 +96,7 @@ func TestEmptiedDirectoryIsRefused(t *testing.T) {
 // A tenant that was removed is forgotten, and another of its name begins anew,
 // however it was removed.
 func TestRemovedTenantIsForgotten(t *testing.T) {
+	t.Parallel()
 	e := Start(t, Setup{Plain: true})
 	for _, tenant := range []string{"alpha", "beta"} {
 		e.Want("tok-"+tenant, "GET", "/toc?p=notes", "", 200, "")

@@ -1,6 +1,7 @@
 // Package owners keeps what the edge must remember of each tenant beside
 // tenants.json: the random id of its data directory, so that an emptied or
-// unmounted one is not taken for a new tenant's.
+// unmounted one is not taken for a new tenant's, and the user that its worker runs
+// as, so that no other tenant's ever does.
 package owners
 
 import (
@@ -34,7 +35,8 @@ const slack = 1000
 // later one counts, and one that has nothing but the tenant forgets it.
 type entry struct {
 	Tenant string `json:"tenant"`
-	ID     string `json:"id,omitempty"` // of the data directory, see worker/engine: 32 hex digits
+	ID     string `json:"id,omitempty"`  // of the data directory, see worker/engine: 32 hex digits
+	UID    uint32 `json:"uid,omitempty"` // of the worker; 0 for the edge's own
 }
 
 // Book is the file and what it says. What it has recorded survives a power cut.
@@ -48,6 +50,8 @@ type Book struct {
 
 	mu     sync.RWMutex // guards what follows; never held during I/O
 	known  map[string]entry
+	taken  map[uint32]string // whose each uid is
+	last   uint32            // uid that was given away
 	fault  error
 	broken bool // the file ends in a part of a line that could not be cut off
 }
@@ -58,8 +62,17 @@ type Book struct {
 // be written the book still says what it knows, and [Book.Fault] why it keeps
 // nothing new.
 func Open(path string, keep func(tenant string) bool) (*Book, error) {
-	b := &Book{path: path, known: make(map[string]entry)}
-	if err := b.open(keep); err != nil {
+	b := &Book{path: path, known: make(map[string]entry), taken: make(map[uint32]string)}
+	err := b.open(keep)
+	for tenant, e := range b.known {
+		if other, ok := b.taken[e.UID]; ok && err == nil {
+			err = fmt.Errorf("%s: %s and %s have the same uid %d: take it out of one line", path, tenant, other, e.UID)
+		}
+		if e.UID != 0 {
+			b.taken[e.UID], b.last = tenant, max(b.last, e.UID)
+		}
+	}
+	if err != nil {
 		if b.file != nil {
 			b.file.Close()
 		}
@@ -153,13 +166,16 @@ func parseLine(line []byte) (e entry, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(line))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&e); err != nil {
-		return e, fmt.Errorf("not an object of tenant and id: %w", err)
+		return e, fmt.Errorf("not an object of tenant, id and uid: %w", err)
 	}
 	if _, err := decoder.Token(); err != io.EOF {
 		return e, errors.New("more than one object")
 	}
 	if err := tenants.CheckID(e.Tenant); err != nil {
 		return e, fmt.Errorf("tenant: %w", err)
+	}
+	if e.UID != 0 && (e.UID < MinUID || e.UID > MaxUID) {
+		return e, fmt.Errorf("uid: want %d to %d", MinUID, MaxUID)
 	}
 	return e, checkID(e.ID)
 }
@@ -316,6 +332,12 @@ func (b *Book) record(e entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.fault = nil
+	if was := b.known[e.Tenant].UID; was != e.UID {
+		delete(b.taken, was)
+		if e.UID != 0 {
+			b.taken[e.UID], b.last = e.Tenant, e.UID
+		}
+	}
 	if e == (entry{Tenant: e.Tenant}) {
 		delete(b.known, e.Tenant)
 	} else {

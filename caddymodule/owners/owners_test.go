@@ -63,7 +63,7 @@ func TestBadLines(t *testing.T) {
 		{"zeros in the middle", line("a", id1) + "\x00\x00\n" + line("c", id1), "line 2: not an object"},
 		{"two objects", `{"tenant":"a"} {"tenant":"b"}` + "\n", "line 1: more than one object"},
 		{"a brace too many", `{"tenant":"a"}}` + "\n", "line 1: more than one object"},
-		{"another field", `{"tenant":"a","quota":1}` + "\n", `line 1: not an object of tenant and id`},
+		{"another field", `{"tenant":"a","quota":1}` + "\n", `line 1: not an object of tenant, id and uid`},
 		{"no tenant", `{"id":"` + id1 + `"}` + "\n", "line 1: tenant:"},
 		{"no name of a tenant", `{"tenant":"../a"}` + "\n", "line 1: tenant:"},
 		{"short id", line("a", "0011"), "line 1: id: want 32 hex digits"},

@@ -95,12 +95,7 @@ func mustAttack(t *testing.T, worker string, mode wire.Sandbox) []attackResult {
 	if err := os.Symlink(secret, filepath.Join(spec.DataDir, "planted")); err != nil {
 		t.Fatal(err)
 	}
-	runDir := s.cfg.Load().RunDir
-	socket := filepath.Join(runDir, "sibling.sock")
-	abstract := fmt.Sprintf("@sq-hostile-%d-%s", os.Getpid(), mode)
-	mustAccept(t, "unix", socket)
-	mustAccept(t, "unix", abstract)
-	tcp := mustAccept(t, "tcp", "127.0.0.1:0").(*net.TCPAddr)
+	mustAccept(t, "unix", filepath.Join(s.cfg.Load().RunDir, "sibling.sock"))
 	victim := exec.Command("sleep", "3600")
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
@@ -109,9 +104,26 @@ func mustAttack(t *testing.T, worker string, mode wire.Sandbox) []attackResult {
 		victim.Process.Kill()
 		victim.Wait()
 	})
+	results := mustTry(t, s, spec, sibling, victim.Process.Pid)
+	if mode != wire.SandboxOff {
+		if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {
+			t.Errorf("afterwards the sibling's document is %q, %v", text, err)
+		}
+	}
+	return results
+}
+
+// mustTry has a hostile worker try all it can to a sibling's directory and to a
+// victim, and to the socket of the tenant "sibling".
+func mustTry(t *testing.T, s *Supervisor, spec Spec, sibling string, victim int) []attackResult {
+	t.Helper()
+	runDir := s.cfg.Load().RunDir
+	abstract := fmt.Sprintf("@sq-%s", filepath.Base(filepath.Dir(runDir)))
+	mustAccept(t, "unix", abstract)
+	tcp := mustAccept(t, "tcp", "127.0.0.1:0").(*net.TCPAddr)
 	body, err := json.Marshal(map[string]any{
-		"Dir": spec.DataDir, "Sibling": sibling, "RunDir": runDir, "Socket": socket,
-		"Abstract": abstract, "TCP": tcp.Port, "Victim": victim.Process.Pid,
+		"Dir": spec.DataDir, "Sibling": sibling, "RunDir": runDir, "Socket": filepath.Join(runDir, "sibling.sock"),
+		"Abstract": abstract, "TCP": tcp.Port, "Victim": victim,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -123,11 +135,6 @@ func mustAttack(t *testing.T, worker string, mode wire.Sandbox) []attackResult {
 	var results []attackResult
 	if err := json.Unmarshal([]byte(answer), &results); err != nil || len(results) == 0 {
 		t.Fatalf("answer %q, %v", answer, err)
-	}
-	if mode != wire.SandboxOff {
-		if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {
-			t.Errorf("afterwards the sibling's document is %q, %v", text, err)
-		}
 	}
 	return results
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/sqedge/sqedge/caddymodule/cgroup"
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -94,7 +96,22 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 	if spec.MemoryMB > 0 {
 		memory = spec.MemoryMB
 	}
+	// A terminal's interrupt goes to the edge alone, which then drains; and within
+	// a session every user may send SIGCONT to every other's processes.
+	attr := &syscall.SysProcAttr{Setsid: true}
+	home, err := ownUser(cfg, spec, attr)
+	if err != nil {
+		return nil, err
+	}
+	start := "/"
+	if home != nil {
+		defer home.Close()
+		start = directoryPath(home)
+	}
 	args := []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(memory)}
+	if home != nil {
+		args = append(args, "-at", ".", "-threads", strconv.Itoa(wire.MaxThreads))
+	}
 	if owner != "" {
 		args = append(args, "-owner", owner)
 	}
@@ -105,12 +122,11 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		Path: cfg.Worker,
 		Args: args,
 		// The edge's environment may hold secrets, and a worker needs none.
-		Env:        []string{},
-		Dir:        "/",
-		Stderr:     errs,
-		ExtraFiles: []*os.File{listener, lifeline, ready}, // in the order of wire.FDListener and so on
-		// A terminal's interrupt goes to the edge alone, which then drains.
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+		Env:         []string{},
+		Dir:         start,
+		Stderr:      errs,
+		ExtraFiles:  []*os.File{listener, lifeline, ready}, // in the order of wire.FDListener and so on
+		SysProcAttr: attr,
 	}
 	if cfg.Groups != nil {
 		p.group, err = cfg.Groups.Make(spec.Tenant, cgroup.Limits{
@@ -124,6 +140,11 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 			return nil, err
 		}
 		defer placed()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := keepRights(); err != nil {
+		return nil, err
 	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -150,6 +171,37 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		close(p.exited)
 	}()
 	return p, nil
+}
+
+// ownUser has a worker run as its tenant's own user, if it is to, and returns the
+// data directory, which is given to that. One that had a user of its own once is
+// taken back where it is to have none.
+func ownUser(cfg *Config, spec Spec, attr *syscall.SysProcAttr) (*os.File, error) {
+	if cfg.UIDs == (owners.Range{}) {
+		if !cfg.Owners.HasUID(spec.Tenant) {
+			return nil, nil
+		}
+		if err := TakeBack(spec.DataDir); err != nil {
+			return nil, err
+		}
+		return nil, cfg.Owners.DropUID(spec.Tenant)
+	}
+	uid, err := cfg.Owners.UID(spec.Tenant, cfg.UIDs)
+	if err != nil {
+		return nil, err
+	}
+	runAs(attr, uid)
+	return give(spec.DataDir, int(uid), int(uid))
+}
+
+// TakeBack makes a data directory that was a worker's own user's the edge's. No
+// worker may have it open.
+func TakeBack(dir string) error {
+	home, err := give(dir, os.Geteuid(), os.Getegid())
+	if err != nil {
+		return err
+	}
+	return home.Close()
 }
 
 // listen makes the socket that a worker inherits. The edge keeps no handle of

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -16,6 +17,7 @@ type launch struct {
 	runDir   string
 	memoryMB int
 	sandbox  wire.Sandbox
+	uids     owners.Range
 }
 
 // identity tells a file from the one that replaces it.
@@ -25,7 +27,7 @@ type identity struct {
 }
 
 func launchOf(cfg *Config) launch {
-	l := launch{worker: cfg.Worker, runDir: cfg.RunDir, memoryMB: cfg.MemoryMB, sandbox: cfg.Sandbox}
+	l := launch{worker: cfg.Worker, runDir: cfg.RunDir, memoryMB: cfg.MemoryMB, sandbox: cfg.Sandbox, uids: cfg.UIDs}
 	// Where it is missing there is nothing better to run either.
 	if info, err := os.Stat(cfg.Worker); err == nil {
 		device, inode := fileID(info)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sqedge/sqedge/caddymodule/cgroup"
+	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
@@ -35,6 +36,22 @@ func ProbeGroups(worker string, groups *cgroup.Tree) error {
 		err = fmt.Errorf("starting a process in a group: %w", err)
 	}
 	return errors.Join(err, group.Remove())
+}
+
+// ProbeUIDs has the worker binary start as another user.
+func ProbeUIDs(worker string, uids owners.Range) error {
+	if err := checkUserRights(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	probe := exec.CommandContext(ctx, worker, "version")
+	probe.Env, probe.Dir, probe.SysProcAttr = []string{}, "/", new(syscall.SysProcAttr)
+	runAs(probe.SysProcAttr, uids.First)
+	if err := probe.Run(); err != nil {
+		return fmt.Errorf("starting the worker binary as uid %d, who must be able to reach and run it: %w", uids.First, err)
+	}
+	return nil
 }
 
 // ProbeSandbox has the worker binary build its jail around nothing and returns

@@ -54,6 +54,10 @@ type Config struct {
 	// of a process does. Default: none, and they stay in the edge's.
 	Groups *cgroup.Tree
 
+	// UIDs are the users that workers run as, one for each tenant, recorded in
+	// Owners, which must be set. Default: none, and they run as the edge's.
+	UIDs owners.Range
+
 	// Logger receives the supervisor's lines and those of the workers, all
 	// with the field tenant. Default: none.
 	Logger *zap.Logger

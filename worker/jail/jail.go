@@ -16,8 +16,15 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
-// Limits of a worker's process. What belongs to the user rather than the process
-// (threads) or to the machine (CPU) is for the edge to bound.
+// Bounds are what differs from worker to worker.
+type Bounds struct {
+	Dir     string // the data directory, which must exist
+	Memory  int64  // bytes for documents, beside [MaxMemory]
+	Threads int    // of the process's user, where it is the worker's own; 0 for no bound
+}
+
+// Limits of a worker's process. What belongs to the machine (CPU), and to a user
+// that others share (threads), is for the edge to bound.
 const (
 	// MaxFiles is how many descriptors a worker may have open: one for each
 	// connection and for each request under way that reads or writes a file.

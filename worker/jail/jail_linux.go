@@ -13,11 +13,11 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
-// Enter locks the process in with the data directory dir, which must exist, and
-// memory bytes for documents beside [MaxMemory], and returns what is in force. A part that the kernel does not have is left out and
-// named in the result, unless mode is [wire.SandboxStrict]; one that it has and
-// that fails is an error, after which the process must end. There is no way out.
-func Enter(mode wire.Sandbox, dir string, memory int64) ([]wire.SandboxPart, error) {
+// Enter locks the process in and returns what is in force. A part that the kernel
+// does not have is left out and named in the result, unless mode is
+// [wire.SandboxStrict]; one that it has and that fails is an error, after which the
+// process must end. There is no way out.
+func Enter(mode wire.Sandbox, b Bounds) ([]wire.SandboxPart, error) {
 	if err := forbidCore(); err != nil {
 		return nil, err
 	}
@@ -34,8 +34,8 @@ func Enter(mode wire.Sandbox, dir string, memory int64) ([]wire.SandboxPart, err
 		apply func() (applied string, err error)
 	}{
 		{"no_new_privs", noNewPrivileges},
-		{"limits", func() (string, error) { return limit(uint64(memory)) }},
-		{"landlock", func() (string, error) { return landlock(dir) }},
+		{"limits", func() (string, error) { return limit(b) }},
+		{"landlock", func() (string, error) { return landlock(b.Dir) }},
 		{"capabilities", dropCapabilities},
 		{"seccomp", filter},
 	} {
@@ -99,17 +99,24 @@ func noNewPrivileges() (string, error) {
 }
 
 // limit lowers the process's limits, so that nothing raises them again.
-func limit(memory uint64) (string, error) {
+func limit(b Bounds) (string, error) {
 	// A write beyond the limit is to fail, not to end the process.
 	signal.Ignore(syscall.SIGXFSZ)
-	limits := []struct {
+	type rlimit struct {
 		name     string
 		resource int
 		value    uint64
-	}{
+	}
+	limits := []rlimit{
 		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, MaxFiles},
 		{"RLIMIT_FSIZE", unix.RLIMIT_FSIZE, MaxFileSize},
-		{"RLIMIT_DATA", unix.RLIMIT_DATA, maxMemory() + 2*memory},
+		{"RLIMIT_DATA", unix.RLIMIT_DATA, maxMemory() + 2*uint64(b.Memory)},
+	}
+	applied := "descriptors, file size, memory"
+	if b.Threads > 0 {
+		// It counts by user: among workers that share one, it would be theirs.
+		limits = append(limits, rlimit{"RLIMIT_NPROC", unix.RLIMIT_NPROC, uint64(b.Threads)})
+		applied += ", threads"
 	}
 	for _, l := range limits {
 		if l.resource == unix.RLIMIT_DATA && usesCgo {
@@ -124,7 +131,7 @@ func limit(memory uint64) (string, error) {
 			return "", fmt.Errorf("setting %s to %d: %w", l.name, value, err)
 		}
 	}
-	return "descriptors, file size, memory", nil
+	return applied, nil
 }
 
 // maxMemory returns [MaxMemory], or half of the machine's memory if that is

@@ -11,7 +11,7 @@ import (
 )
 
 // Enter forbids core files. There is no jail but on Linux.
-func Enter(mode wire.Sandbox, _ string, _ int64) ([]wire.SandboxPart, error) {
+func Enter(mode wire.Sandbox, _ Bounds) ([]wire.SandboxPart, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return nil, fmt.Errorf("setting RLIMIT_CORE to 0: %w", err)
 	}

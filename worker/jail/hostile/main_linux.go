@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -47,11 +49,12 @@ func main() {
 	if m := args["-sandbox"]; m != "" {
 		mode = wire.Sandbox(m)
 	}
+	threads, _ := strconv.Atoi(args["-threads"])
 	inherited := os.NewFile(wire.FDListener, "listener")
 	listener, err := net.FileListener(inherited)
 	must(err)
 	inherited.Close()
-	_, err = jail.Enter(mode, args["-dir"], 0)
+	_, err = jail.Enter(mode, jail.Bounds{Dir: cmp.Or(args["-at"], args["-dir"]), Threads: threads})
 	must(err)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/attack", func(w http.ResponseWriter, r *http.Request) {
