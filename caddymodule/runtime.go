@@ -237,11 +237,12 @@ func (rt *runtime) await(ctx context.Context) *serving {
 // It is called under the file's lock and so must not wait for them.
 func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 	rt.metrics.reloaded(nil)
-	super := rt.serving.Load().super
+	began, serving := time.Now(), rt.serving.Load()
+	super := serving.super
 	for _, was := range old.Tenants() {
 		id, is := was.ID, new.ByID(was.ID)
 		switch {
-		case is == nil || !is.Enabled:
+		case is == nil || was.Enabled && !is.Enabled:
 			rt.background.Go(func() {
 				if err := rt.drainTenant(context.Background(), id); err != nil {
 					rt.logger.Warn("ending the worker of a tenant that is not served any more", zap.String("tenant", id), zap.Error(err))
@@ -257,7 +258,7 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 			super.Weigh(id, workerSpec(is).CPUWeight)
 		}
 	}
-	rt.logger.Info("tenants.json is in force", zap.Int("tenants", len(new.Tenants())))
+	rt.logger.Info("tenants.json is in force", zap.Int("tenants", len(new.Tenants())), zap.Duration("took", serving.file.Status().Took+time.Since(began)))
 }
 
 // forgetOwner drops what is known of the data directory of a tenant that is one

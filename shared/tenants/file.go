@@ -41,9 +41,10 @@ type File struct {
 // Status is what a health check shows of a [File]. It holds no key.
 type Status struct {
 	Path      string
-	LoadedAt  time.Time // when a content of the file last came into force
-	LastError string    // why the content read last is not in force, without the path; "" if it is
-	Tenants   int       // in the registry in force, disabled ones included
+	LoadedAt  time.Time     // when a content of the file last came into force
+	Took      time.Duration // from reading that content until it was in force
+	LastError string        // why the content read last is not in force, without the path; "" if it is
+	Tenants   int           // in the registry in force, disabled ones included
 }
 
 // Open reads the tenants.json at path. It must exist and be valid: there is no
@@ -108,12 +109,12 @@ func (f *File) reload(onlyGood bool) error {
 		return err
 	}
 	f.readAt, f.seen, f.sum = now, info, sum // info is nil where it could not be read
-	return f.install(r, err)
+	return f.install(r, err, now)
 }
 
 // install puts r in force, or records why the file gave none. Each change and
-// each new fault is reported once.
-func (f *File) install(r *Registry, err error) error {
+// each new fault is reported once. began is when the reading of r did.
+func (f *File) install(r *Registry, err error, began time.Time) error {
 	if err != nil {
 		fault := f.fault(err)
 		known := f.err != nil && f.err.Error() == fault.Error()
@@ -127,13 +128,15 @@ func (f *File) install(r *Registry, err error) error {
 		return fault
 	}
 	f.err = nil
-	f.setStatus(func(s *Status) { s.LastError, s.LoadedAt, s.Tenants = "", time.Now(), len(r.byID) })
 	old := f.current.Load()
-	if old != nil && old.equal(r) {
-		return nil
+	changed := old == nil || !old.equal(r)
+	if changed {
+		f.current.Store(r)
 	}
-	f.current.Store(r)
-	if old != nil && f.onChange != nil {
+	f.setStatus(func(s *Status) {
+		s.LastError, s.LoadedAt, s.Took, s.Tenants = "", time.Now(), time.Since(began), len(r.byID)
+	})
+	if old != nil && changed && f.onChange != nil {
 		f.onChange(old, r)
 	}
 	return nil

@@ -42,7 +42,7 @@ func (e *FileError) Unwrap() error { return e.Err }
 // makes it a [*FileError] at the offending value. Members it does not know are
 // allowed.
 func Parse(data []byte) (*Registry, error) {
-	p := parser{data: data}
+	p := parser{data: data, fields: make(map[string]gjson.Result)}
 	if err := p.checkText(); err != nil {
 		return nil, err
 	}
@@ -52,7 +52,8 @@ func Parse(data []byte) (*Registry, error) {
 // parser walks a valid JSON text by the byte offsets gjson knows, which
 // encoding/json does not tell once a value is decoded.
 type parser struct {
-	data []byte
+	data   []byte
+	fields map[string]gjson.Result // of the tenant being read; one map for all is half of the garbage
 }
 
 // fault returns a [*FileError] at the byte offset at.
@@ -117,7 +118,8 @@ func (p *parser) file(root gjson.Result) (*Registry, error) {
 	if !root.IsObject() {
 		return nil, p.fault(root.Index, "top level must be an object with admin_key and tenants")
 	}
-	top, err := p.members(root, "top level")
+	top := make(map[string]gjson.Result)
+	err := p.members(top, root, "top level")
 	if err != nil {
 		return nil, err
 	}
@@ -157,8 +159,9 @@ func (p *parser) tenant(value gjson.Result, index int) (entry, error) {
 	if !value.IsObject() {
 		return entry{}, p.fault(value.Index, "%s must be an object, not %s", where, kind(value))
 	}
-	members, err := p.members(value, where)
-	if err != nil {
+	members := p.fields
+	clear(members)
+	if err := p.members(members, value, where); err != nil {
 		return entry{}, err
 	}
 	where += "."
@@ -214,8 +217,8 @@ func (p *parser) limits(value gjson.Result, where string) (l Limits, err error) 
 	if !value.IsObject() {
 		return l, p.fault(value.Index, "%s must be an object, not %s", where, kind(value))
 	}
-	members, err := p.members(value, where)
-	if err != nil {
+	members := make(map[string]gjson.Result)
+	if err := p.members(members, value, where); err != nil {
 		return l, err
 	}
 	value.ForEach(func(name, value gjson.Result) bool {
@@ -283,20 +286,18 @@ func (p *parser) registry(admin [32]byte, entries []entry) (*Registry, error) {
 	return r, nil
 }
 
-// members returns an object's members by name. A name that appears twice is a
-// fault, since readers of JSON differ in which one counts.
-func (p *parser) members(object gjson.Result, where string) (map[string]gjson.Result, error) {
-	members := make(map[string]gjson.Result, 8)
-	var err error
+// members puts an object's members into the empty map into, by name. A name that
+// appears twice is a fault, since readers of JSON differ in which one counts.
+func (p *parser) members(into map[string]gjson.Result, object gjson.Result, where string) (err error) {
 	object.ForEach(func(name, value gjson.Result) bool {
-		if _, twice := members[name.Str]; twice {
+		if _, twice := into[name.Str]; twice {
 			err = p.fault(name.Index, "%s has two members of this name", where)
 			return false
 		}
-		members[name.Str] = value
+		into[name.Str] = value
 		return true
 	})
-	return members, err
+	return err
 }
 
 // text returns the member name of object, which must be a string.

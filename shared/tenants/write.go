@@ -51,6 +51,7 @@ func (f *File) tryEdit(change func([]byte, *Registry) ([]byte, error)) (*Registr
 	defer unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	now := time.Now()
 
 	if again, err := filepath.EvalSymlinks(f.path); err != nil || again != target {
 		return nil, errChanged
@@ -87,7 +88,7 @@ func (f *File) tryEdit(change func([]byte, *Registry) ([]byte, error)) (*Registr
 	// followed.
 	err = syncFolder(filepath.Dir(target))
 	f.seen, f.sum = nil, sha256.Sum256(edited)
-	f.install(after, nil)
+	f.install(after, nil, now)
 	if err != nil {
 		return nil, f.fault(err)
 	}
