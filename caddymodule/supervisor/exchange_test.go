@@ -37,7 +37,7 @@ func mustServe(t *testing.T, handler http.HandlerFunc) (*generation, *atomic.Int
 	super.cfg.Store(&Config{ResponseTimeout: time.Minute})
 	g := &generation{
 		super: super, socket: socket, exited: make(chan struct{}), idle: make(chan struct{}),
-		tenant: &tenant{id: "acme", logger: zap.NewNop()},
+		tenant: &tenant{id: "acme"}, logger: zap.NewNop(),
 	}
 	t.Cleanup(g.pool.close)
 	return g, &made

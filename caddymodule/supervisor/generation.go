@@ -31,6 +31,7 @@ type generation struct {
 	super  *Supervisor
 	tenant *tenant
 	spec   Spec
+	logger *zap.Logger
 	socket string // valid once started is closed
 	pool   pool
 	asked  time.Time // for the start
@@ -76,6 +77,7 @@ func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
 		super:   s,
 		tenant:  t,
 		spec:    spec,
+		logger:  s.logger.With(zap.String("tenant", t.id)),
 		asked:   s.clock.Now(),
 		started: make(chan struct{}),
 		exited:  make(chan struct{}),
@@ -207,7 +209,7 @@ func (g *generation) start() (*process, error) {
 	t.mu.Unlock()
 	g.socket = socketPath(cfg.RunDir, g.spec.Tenant)
 	as := launchOf(cfg) // before the process is made, so that it is never newer
-	p, err := spawn(cfg, g.socket, g.spec, cfg.Owners.ID(t.id), t.logger)
+	p, err := spawn(cfg, g.socket, g.spec, cfg.Owners.ID(t.id), g.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +286,7 @@ func (g *generation) weighLocked() {
 		return
 	}
 	if err := g.process.group.SetCPUWeight(int(g.weight.Load())); err != nil {
-		g.tenant.logger.Error("the worker's weight is not changed", zap.Error(err))
+		g.logger.Error("the worker's weight is not changed", zap.Error(err))
 	}
 }
 
@@ -296,7 +298,7 @@ func (g *generation) keepOwner() {
 		return
 	}
 	if err := g.super.cfg.Load().Owners.SetID(g.tenant.id, g.owner); err != nil && !errors.Is(err, owners.ErrReadOnly) { // which was said once
-		g.tenant.logger.Error("the id of the tenant's data directory is not kept; until it is, an emptied directory is taken for a new one", zap.Error(err))
+		g.logger.Error("the id of the tenant's data directory is not kept; until it is, an emptied directory is taken for a new one", zap.Error(err))
 	}
 }
 
@@ -362,7 +364,7 @@ func (g *generation) end(p *process) {
 	// server, which would wait for seconds whether something comes.
 	g.pool.close()
 	if p.endWithin(g.super.clock, timeout-timeout/4) {
-		g.tenant.logger.Error("worker did not end in time and was killed", zap.Int("pid", p.pid), zap.Duration("drain_timeout", timeout))
+		g.logger.Error("worker did not end in time and was killed", zap.Int("pid", p.pid), zap.Duration("drain_timeout", timeout))
 	}
 }
 

@@ -9,11 +9,11 @@ import (
 // What a worker needs, so that a machine's limits tell how many there may be.
 const (
 	// workerDescriptors are those of the edge: a lifeline, a pipe for the
-	// worker's log, a handle of the process, and some connections.
+	// worker's log, two handles of the process, and some connections.
 	workerDescriptors = 8
 
 	workerThreads = 10      // the Go runtime's of an active worker, measured 5 to 9
-	workerMemory  = 2 << 20 // bytes, private; measured 1.1 MB idle
+	workerMemory  = 2 << 20 // bytes, private; measured 1.3 MB
 )
 
 // memoryMax is the bytes of memory that the group of a worker may have that holds

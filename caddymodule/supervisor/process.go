@@ -156,6 +156,7 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		p.lastLine = relog(stderr, logger)
 	}()
 	go func() {
+		awaitExit(p.pid)
 		p.cmd.Wait() // the outcome is in cmd.ProcessState
 		if p.group != nil {
 			p.oom = p.group.OutOfMemory()

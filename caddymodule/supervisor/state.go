@@ -94,9 +94,9 @@ func (g *generation) report() {
 			fields = append(fields, zap.Int("pid", tr.PID))
 		}
 		if tr.To == Broken {
-			t.logger.Error("worker is broken", append(fields, zap.Error(tr.Err), zap.Duration("backoff", g.backoff))...)
+			g.logger.Error("worker is broken", append(fields, zap.Error(tr.Err), zap.Duration("backoff", g.backoff))...)
 		} else {
-			t.logger.Info("worker is "+string(tr.To), fields...)
+			g.logger.Info("worker is "+string(tr.To), fields...)
 		}
 		if hook := g.super.cfg.Load().OnTransition; hook != nil {
 			hook(tr)

@@ -96,10 +96,10 @@ type Config struct {
 	MaxWorkers int
 
 	// MaxQueue is how many tenants' workers may wait for their turn to start;
-	// requests for more are refused. Each costs some 10 KiB for a goroutine
-	// and the request that waits, so that the default, 10,000, bounds that to
-	// 100 MiB or so; it is more than any machine starts in QueueTimeout,
-	// which therefore decides until then.
+	// requests for more are refused. Each costs some 70 KiB, measured with the
+	// request that waits and its client's connection, so that the default,
+	// 10,000, bounds that to 700 MiB or so; it is more than any machine starts
+	// in QueueTimeout, which therefore decides until then.
 	MaxQueue int
 
 	// QueueTimeout is how long a start may wait for its turn; its requests
@@ -241,7 +241,7 @@ func (s *Supervisor) tenant(id string) *tenant {
 	if t, ok := s.tenants.Load(id); ok {
 		return t.(*tenant)
 	}
-	t, _ := s.tenants.LoadOrStore(id, &tenant{super: s, id: id, state: Asleep, logger: s.logger.With(zap.String("tenant", id))})
+	t, _ := s.tenants.LoadOrStore(id, &tenant{super: s, id: id, state: Asleep})
 	return t.(*tenant)
 }
 

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // maxBackoffWait is how long a request waits for a start to be allowed again
@@ -17,9 +15,8 @@ const maxBackoffWait = time.Second
 // tenant is one tenant's place in the supervisor: its generation, if there is
 // one, and what is remembered between generations.
 type tenant struct {
-	super  *Supervisor
-	id     string
-	logger *zap.Logger
+	super *Supervisor
+	id    string
 
 	// ready is the generation that takes requests, or nil. It is all that a
 	// request reads while nothing changes.

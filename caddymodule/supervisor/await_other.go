@@ -1,0 +1,6 @@
+//go:build !linux
+
+package supervisor
+
+// awaitExit leaves the waiting to wait.
+func awaitExit(int) {}
