@@ -2,9 +2,7 @@ package caddymodule
 
 import (
 	"errors"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,11 +29,19 @@ type metrics struct {
 }
 
 var (
-	storageDesc = prometheus.NewDesc("sq_storage_bytes", "Text of all documents of a tenant, breaks included: what its quota counts.", []string{"tenant"}, nil)
-	quotaDesc   = prometheus.NewDesc("sq_quota_bytes", "Quota of a tenant in bytes; 0 means none.", []string{"tenant"}, nil)
+	storageDesc = prometheus.NewDesc("sq_storage_bytes", "Text of all documents of a tenant, breaks included: what its quota counts; _others are all tenants that were not active.", []string{"tenant"}, nil)
+	quotaDesc   = prometheus.NewDesc("sq_quota_bytes", "Quota of a tenant in bytes, 0 for none; _others are all tenants that were not active.", []string{"tenant"}, nil)
 	waitingDesc = prometheus.NewDesc("sq_requests_waiting", "Requests of all tenants whose answer has not begun: what max_in_flight bounds.", nil, nil)
 	activeDesc  = prometheus.NewDesc("sq_tenants_active", "Tenants in tenants.json that are enabled.", nil, nil)
 )
+
+// othersLabel stands for all tenants that have no series of their own, where a series
+// has their sum: no tenant's id can be the same.
+const othersLabel = "_others"
+
+// activeBefore is how long before the edge began a tenant may have been active and
+// still have series of its own.
+const activeBefore = 24 * time.Hour
 
 func newMetrics(rt *runtime) *metrics {
 	return &metrics{
@@ -144,36 +150,35 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	s.super.Collect(ch)
-	m.workers.scrape(s)
-	m.workers.collect(ch)
-	active := 0
-	for _, t := range s.file.Registry().Tenants() {
+	registry := s.file.Registry()
+	// A tenant that nobody asked for lately is none of its own in the metrics, whose
+	// size is thereby that of the traffic and not of tenants.json.
+	since := m.rt.began.Add(-activeBefore)
+	active := func(tenant string) bool { return m.rt.usage.active(tenant, since) }
+	storage := m.workers.scrape(s, registry, active, ch)
+	enabled := 0
+	var othersQuota, othersStored int64
+	whole := true
+	for _, t := range registry.Tenants() {
 		if t.Enabled {
-			active++
+			enabled++
 		}
-		ch <- prometheus.MustNewConstMetric(quotaDesc, prometheus.GaugeValue, float64(t.QuotaBytes()), t.ID)
-		ch <- prometheus.MustNewConstMetric(storageDesc, prometheus.GaugeValue, float64(m.workers.storage(t)), t.ID)
-	}
-	ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(m.rt.shedder.waiting.Load()))
-	ch <- prometheus.MustNewConstMetric(activeDesc, prometheus.GaugeValue, float64(active))
-}
-
-// storageOnDisk adds up the documents in a data directory whose worker sleeps:
-// it wrote its checkpoints when it went to sleep, so the files are the truth.
-func storageOnDisk(dir string) int64 {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0 // not created yet
-	}
-	var total int64
-	for _, entry := range entries {
-		name := entry.Name()
-		if !strings.HasSuffix(name, wire.DocumentExt) || strings.HasPrefix(name, ".") {
+		bytes, known := storage[t.ID]
+		if !active(t.ID) {
+			othersQuota += t.QuotaBytes()
+			othersStored += bytes
+			whole = whole && known
 			continue
 		}
-		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
-			total += info.Size()
+		ch <- prometheus.MustNewConstMetric(quotaDesc, prometheus.GaugeValue, float64(t.QuotaBytes()), t.ID)
+		if known {
+			ch <- prometheus.MustNewConstMetric(storageDesc, prometheus.GaugeValue, float64(bytes), t.ID)
 		}
 	}
-	return total
+	ch <- prometheus.MustNewConstMetric(quotaDesc, prometheus.GaugeValue, float64(othersQuota), othersLabel)
+	if whole {
+		ch <- prometheus.MustNewConstMetric(storageDesc, prometheus.GaugeValue, float64(othersStored), othersLabel)
+	}
+	ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(m.rt.shedder.waiting.Load()))
+	ch <- prometheus.MustNewConstMetric(activeDesc, prometheus.GaugeValue, float64(enabled))
 }

@@ -8,13 +8,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sqedge/sqedge/caddymodule/supervisor"
@@ -22,159 +20,121 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
-// scrapeTimeout bounds how long one worker may hold up a metrics scrape, and
-// scrapeAtOnce how many are asked at the same time.
 const (
-	scrapeTimeout = 2 * time.Second
-	scrapeAtOnce  = 16
+	// askFor is how long a scrape goes on asking workers: enough for some hundreds
+	// of them. Where there are more, those come first that were asked longest ago,
+	// and of the others it shows what they said then.
+	askFor = 40 * time.Millisecond
+
+	scrapeTimeout = 2 * time.Second // bounds how long one worker may hold it up
+	scrapeAtOnce  = 16              // are asked at the same time
 )
 
-// workerHistograms are the workers' histograms that the edge shows, summed over
-// all workers: a series for each tenant would be too many.
-var workerHistograms = map[string]*prometheus.Desc{
-	"sq_log_sync_seconds":   prometheus.NewDesc("sq_log_sync_seconds", "Time of one sync of a write-ahead log, over all workers.", nil, nil),
-	"sq_checkpoint_seconds": prometheus.NewDesc("sq_checkpoint_seconds", "Time of writing one document's checkpoint, over all workers.", nil, nil),
-}
+// The workers' histograms are summed over all of them: a series for each tenant
+// would be too many.
+var (
+	syncsDesc       = prometheus.NewDesc("sq_log_sync_seconds", "Time of one sync of a write-ahead log, over all workers.", nil, nil)
+	checkpointsDesc = prometheus.NewDesc("sq_checkpoint_seconds", "Time of writing one document's checkpoint, over all workers.", nil, nil)
+)
 
 // workerScraper asks the running workers for their numbers. A worker counts
 // from its start, so the scraper adds up what each has gained since it was last
 // asked; the sums never fall.
 type workerScraper struct {
-	mu     sync.Mutex
-	sums   map[string]*histogram // by metric name
-	seen   map[string]workerSeen // by tenant
-	stored map[string]int64      // storage bytes by tenant, as of the last scrape; kept for sleeping workers
+	mu                 sync.Mutex // held for the whole of a scrape
+	syncs, checkpoints wire.Histogram
+	seen               map[string]seenWorker // by tenant, of the workers that run
+	storage            storageBook
 }
 
-// workerSeen is what one worker process showed when it was last asked.
-type workerSeen struct {
-	pid        int
-	histograms map[string]*histogram
-}
-
-// histogram is a cumulative one, as Prometheus has it.
-type histogram struct {
-	count   uint64
-	sum     float64
-	buckets map[float64]uint64
+// seenWorker is what one worker process said when it was last asked.
+type seenWorker struct {
+	pid   int
+	stats wire.Stats
+	asked time.Time
 }
 
 func newWorkerScraper() *workerScraper {
-	return &workerScraper{sums: make(map[string]*histogram), seen: make(map[string]workerSeen), stored: make(map[string]int64)}
+	return &workerScraper{seen: make(map[string]seenWorker), storage: storageBook{known: make(map[string]stored)}}
 }
 
-// scrape asks every worker that runs, which keeps none awake. One that does not answer is left out.
-func (ws *workerScraper) scrape(s *serving) {
-	registry := s.file.Registry()
+// scrape asks the workers that run, which keeps none awake, and sends the sums.
+// One that does not answer is left out. It returns the storage of each tenant, as
+// far as it is known.
+func (ws *workerScraper) scrape(s *serving, registry *tenants.Registry, active func(string) bool, ch chan<- prometheus.Metric) map[string]int64 {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	states := s.super.States()
+	ws.ask(s.super, registry, states)
+	for tenant := range ws.seen {
+		if states[tenant].State == supervisor.Asleep {
+			delete(ws.seen, tenant)
+		}
+	}
+	ws.storage.measure(registry.Tenants(), active, states, time.Now().Add(measureFor).After)
+	for desc, h := range map[*prometheus.Desc]*wire.Histogram{syncsDesc: &ws.syncs, checkpointsDesc: &ws.checkpoints} {
+		total, upTo := h.Cumulative()
+		ch <- prometheus.MustNewConstHistogram(desc, total, h.Sum, upTo)
+	}
+	storage := make(map[string]int64, len(ws.storage.known))
+	for tenant, known := range ws.storage.known {
+		storage[tenant] = known.bytes
+	}
+	return storage
+}
+
+// ask asks the workers that are ready, as long as there is time.
+func (ws *workerScraper) ask(super *supervisor.Supervisor, registry *tenants.Registry, states map[string]supervisor.Status) {
+	var ready []*tenants.Tenant
+	for id, state := range states {
+		if tenant := registry.ByID(id); tenant != nil && state.State == supervisor.Ready {
+			ready = append(ready, tenant)
+		}
+	}
+	slices.SortFunc(ready, func(a, b *tenants.Tenant) int { return ws.seen[a.ID].asked.Compare(ws.seen[b.ID].asked) })
+
+	now := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
+	answers := make([]*wire.Stats, len(ready))
 	var group errgroup.Group
 	group.SetLimit(scrapeAtOnce)
-	asleep := make(map[string]bool)
-	for _, status := range s.super.Statuses() {
-		tenant := registry.ByID(status.Tenant)
-		if tenant == nil || status.State != supervisor.Ready {
-			asleep[status.Tenant] = true
-			continue
+	for i, tenant := range ready {
+		if time.Since(now) > askFor {
+			break
 		}
 		group.Go(func() error {
-			stats, err := askStats(ctx, s.super.Peek, tenant)
-			if err != nil {
-				return nil
+			if stats, err := askStats(ctx, super.Peek, tenant); err == nil {
+				answers[i] = &stats
 			}
-			families, err := askMetrics(ctx, s.super.Peek, tenant)
-			if err != nil {
-				return nil
-			}
-			ws.add(tenant.ID, status.PID, stats, families)
 			return nil
 		})
 	}
 	group.Wait()
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for tenant := range asleep {
-		delete(ws.stored, tenant)
+	for i, stats := range answers {
+		if stats != nil {
+			ws.add(ready[i].ID, states[ready[i].ID].PID, *stats, now)
+		}
 	}
 }
 
-func (ws *workerScraper) add(tenant string, pid int, stats wire.Stats, families map[string]*dto.MetricFamily) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.stored[tenant] = stats.StorageBytes
+// add takes what a worker said that was asked at a time.
+func (ws *workerScraper) add(tenant string, pid int, stats wire.Stats, asked time.Time) {
+	ws.storage.set(tenant, stats.StorageBytes, asked)
 	before := ws.seen[tenant]
 	if before.pid != pid {
-		before = workerSeen{pid: pid}
+		before = seenWorker{}
 	}
-	now := workerSeen{pid: pid, histograms: make(map[string]*histogram)}
-	for name := range workerHistograms {
-		family := families[name]
-		if family == nil || len(family.Metric) != 1 {
-			continue
-		}
-		h := readHistogram(family.Metric[0].GetHistogram())
-		now.histograms[name] = h
-		if ws.sums[name] == nil {
-			ws.sums[name] = &histogram{buckets: make(map[float64]uint64)}
-		}
-		ws.sums[name].gain(h, before.histograms[name])
-	}
-	ws.seen[tenant] = now
-}
-
-func readHistogram(h *dto.Histogram) *histogram {
-	out := &histogram{count: h.GetSampleCount(), sum: h.GetSampleSum(), buckets: make(map[float64]uint64)}
-	for _, b := range h.GetBucket() {
-		out.buckets[b.GetUpperBound()] = b.GetCumulativeCount()
-	}
-	return out
-}
-
-// gain adds what now has more than before, which may be nil.
-func (h *histogram) gain(now, before *histogram) {
-	if before == nil {
-		before = &histogram{}
-	}
-	h.count += now.count - before.count
-	h.sum += now.sum - before.sum
-	for bound, n := range now.buckets {
-		h.buckets[bound] += n - before.buckets[bound]
-	}
-}
-
-func (ws *workerScraper) collect(ch chan<- prometheus.Metric) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for name, desc := range workerHistograms {
-		h := ws.sums[name]
-		if h == nil {
-			h = &histogram{}
-		}
-		buckets := make(map[float64]uint64, len(h.buckets))
-		for bound, n := range h.buckets {
-			buckets[bound] = n
-		}
-		ch <- prometheus.MustNewConstHistogram(desc, h.count, h.sum, buckets)
-	}
-}
-
-// storage returns a tenant's storage: the worker's own number where it runs,
-// what lies on disk where it sleeps.
-func (ws *workerScraper) storage(t *tenants.Tenant) int64 {
-	ws.mu.Lock()
-	n, ok := ws.stored[t.ID]
-	ws.mu.Unlock()
-	if ok {
-		return n
-	}
-	return storageOnDisk(t.DataDir)
+	ws.syncs.Gain(stats.Syncs, before.stats.Syncs)
+	ws.checkpoints.Gain(stats.Checkpoints, before.stats.Checkpoints)
+	ws.seen[tenant] = seenWorker{pid, stats, asked}
 }
 
 func (ws *workerScraper) forget(tenant string) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	delete(ws.seen, tenant)
-	delete(ws.stored, tenant)
+	delete(ws.storage.known, tenant)
 }
 
 // roundTrip sends a request to a tenant's worker, as the supervisor's RoundTrip
@@ -208,13 +168,4 @@ func ask(ctx context.Context, trip roundTrip, t *tenants.Tenant, path string, re
 func askStats(ctx context.Context, trip roundTrip, t *tenants.Tenant) (stats wire.Stats, err error) {
 	err = ask(ctx, trip, t, wire.PathStats, func(r io.Reader) error { return json.NewDecoder(r).Decode(&stats) })
 	return stats, err
-}
-
-func askMetrics(ctx context.Context, trip roundTrip, t *tenants.Tenant) (families map[string]*dto.MetricFamily, err error) {
-	err = ask(ctx, trip, t, wire.PathMetrics, func(r io.Reader) error {
-		parser := expfmt.NewTextParser(model.UTF8Validation)
-		families, err = parser.TextToMetricFamilies(r)
-		return err
-	})
-	return families, err
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,8 +25,8 @@ type usageBook struct {
 	tenants sync.Map // tenant id → *usage
 
 	saving sync.Mutex
-	path   string // of the file that keeps the counters
-	saved  []byte // what save wrote to it last
+	path   string            // of the file that keeps the counters
+	saved  [sha256.Size]byte // of what save wrote to it last
 }
 
 // usage is what the edge knows of one tenant's calls. All of it is atomic, but
@@ -64,7 +65,7 @@ func (b *usageBook) moveTo(root string) {
 	b.saving.Lock()
 	defer b.saving.Unlock()
 	if path := filepath.Join(root, ".usage.json"); path != b.path {
-		b.path, b.saved = path, nil
+		b.path, b.saved = path, [sha256.Size]byte{}
 	}
 }
 
@@ -74,6 +75,12 @@ func (b *usageBook) of(tenant string) *usage {
 	}
 	u, _ := b.tenants.LoadOrStore(tenant, new(usage))
 	return u.(*usage)
+}
+
+// active reports whether a tenant was active since then.
+func (b *usageBook) active(tenant string, since time.Time) bool {
+	u, ok := b.tenants.Load(tenant)
+	return ok && u.(*usage).last.Load() >= since.UnixNano()
 }
 
 func (b *usageBook) forget(tenant string) { b.tenants.Delete(tenant) }
@@ -157,7 +164,8 @@ func (b *usageBook) save() error {
 		return true
 	})
 	data, err := json.MarshalIndent(records, "", "  ")
-	if err != nil || string(data) == string(b.saved) {
+	sum := sha256.Sum256(data)
+	if err != nil || sum == b.saved {
 		return err
 	}
 	// The data root is there once a tenant has been added.
@@ -171,7 +179,7 @@ func (b *usageBook) save() error {
 	if err := os.Rename(temp, b.path); err != nil {
 		return fmt.Errorf("writing the call counters: %w", err)
 	}
-	b.saved = data
+	b.saved = sum
 	return nil
 }
 

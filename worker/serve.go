@@ -73,15 +73,15 @@ func serve(cfg config) int {
 		e.tell(err.Error())
 		return 1
 	}
-	metrics := newMetrics()
+	var syncs, checkpoints histogram
 	eng, err := engine.Open(engine.Options{
 		Dir:               cfg.at,
 		Tenant:            cfg.tenant,
 		Owner:             cfg.owner,
 		Logger:            logger,
 		Memory:            memory,
-		ObserveSync:       metrics.observeSync,
-		ObserveCheckpoint: metrics.observeCheckpoint,
+		ObserveSync:       syncs.observe,
+		ObserveCheckpoint: checkpoints.observe,
 	})
 	if err != nil {
 		logger.Error("worker cannot open the tenant's data", zap.Error(err))
@@ -101,8 +101,8 @@ func serve(cfg config) int {
 			Tenant:      cfg.tenant,
 			Version:     wire.ProductVersion,
 			Logger:      logger,
-			Registry:    metrics.registry,
-			Misdirected: metrics.misdirected,
+			Syncs:       syncs.read,
+			Checkpoints: checkpoints.read,
 			AnswerTime:  cfg.answerTime,
 		}),
 		ReadHeaderTimeout: readHeaderTimeout,

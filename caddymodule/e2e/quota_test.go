@@ -29,8 +29,10 @@ func (e *Edge) SetQuota(alpha Tenant, quotaMB int) {
 	alpha.QuotaMB = quotaMB
 	e.WriteTenants(alpha, e.Tenant("beta"))
 	Eventually(e.t, "the quota is in force", func() error {
-		if got := e.Metric(`sq_quota_bytes{tenant="alpha"}`); got != float64(quotaMB*mib) {
-			return fmt.Errorf("it is %v", got)
+		var list struct{ Tenants []Tenant }
+		e.Admin("GET", "tenants", "", 200, &list)
+		if got := list.Tenants[0]; got.QuotaMB != quotaMB {
+			return fmt.Errorf("it is %d MB", got.QuotaMB)
 		}
 		return nil
 	})

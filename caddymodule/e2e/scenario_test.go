@@ -70,7 +70,7 @@ func TestScenarioMetrics(t *testing.T) {
 	}
 	for _, line := range []string{
 		`sq_storage_bytes{tenant="alpha"} 5`,
-		`sq_storage_bytes{tenant="beta"} 0`,
+		`sq_storage_bytes{tenant="_others"} 0`,
 		`sq_quota_bytes{tenant="alpha"} 1.048576e+08`,
 		`sq_tenants_active 2`,
 		`sq_api_calls_total{code="200",method="insert",tenant="alpha"} 1`,

@@ -44,8 +44,28 @@ func (s *Supervisor) Statuses() []Status {
 	return all
 }
 
+// States is Statuses by tenant and without what would have to be asked of the
+// system, RSS.
+func (s *Supervisor) States() map[string]Status {
+	all := make(map[string]Status)
+	now := s.clock.Now()
+	for id, v := range s.tenants.Range {
+		all[id.(string)] = v.(*tenant).describe(now)
+	}
+	return all
+}
+
 func (t *tenant) status(now time.Time) Status {
+	st := t.describe(now)
+	if st.PID != 0 {
+		st.RSS = residentBytes(st.PID)
+	}
+	return st
+}
+
+func (t *tenant) describe(now time.Time) Status {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	st := Status{
 		Tenant: t.id, State: t.state, Since: t.since, Held: t.held,
 		Starts: t.starts, Crashes: t.crashes,
@@ -64,10 +84,6 @@ func (t *tenant) status(now time.Time) Status {
 	}
 	if t.state == Broken {
 		st.RetryIn = t.retry.remaining(now)
-	}
-	t.mu.Unlock()
-	if st.PID != 0 {
-		st.RSS = residentBytes(st.PID)
 	}
 	return st
 }

@@ -20,11 +20,8 @@ const (
 	ParamLimit    = "limit" // where: shortest scroll that counts for xor, bytes
 )
 
-// Paths of a worker that are not operations. They take c like the others.
-const (
-	PathStats   = "/stats"   // GET: Stats as JSON
-	PathMetrics = "/metrics" // GET: Prometheus text
-)
+// Path of a worker that is no operation. It takes c like the others.
+const PathStats = "/stats" // GET: Stats as JSON
 
 // Descriptors a worker inherits from the edge.
 const (
@@ -68,6 +65,11 @@ type Stats struct {
 	Scrolls      int64  `json:"scrolls"`
 	Sequence     uint64 `json:"sequence"`  // of the last acknowledged change
 	LogBytes     int64  `json:"log_bytes"` // of the write-ahead log on disk
+
+	// Of the worker since it started:
+	Misdirected uint64    `json:"misdirected"` // requests for another tenant, which it refused: 0, or the edge is wrong
+	Syncs       Histogram `json:"syncs"`       // of the log; one may serve many writers
+	Checkpoints Histogram `json:"checkpoints"` // each of one document
 }
 
 // Document is one entry of the documents operation.

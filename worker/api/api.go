@@ -9,10 +9,9 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
 	"github.com/sqedge/sqedge/shared/wire"
@@ -22,11 +21,11 @@ import (
 // Config is what a worker's handler works with. Every field is required.
 type Config struct {
 	Engine      *engine.Engine
-	Tenant      string               // id; a request for any other is answered 421
-	Version     string               // what the version operation answers
-	Logger      *zap.Logger          // never sees a text
-	Registry    *prometheus.Registry // served at /metrics
-	Misdirected prometheus.Counter   // counts requests for another tenant: 0 for ever, or the edge is wrong
+	Tenant      string                // id; a request for any other is answered 421
+	Version     string                // what the version operation answers
+	Logger      *zap.Logger           // never sees a text
+	Syncs       func() wire.Histogram // for the stats, as Checkpoints
+	Checkpoints func() wire.Histogram
 
 	// AnswerTime is how long a client may take to read an answer, apart from a
 	// second for each 256 KiB of it. One that is slower is cut off: while it
@@ -37,12 +36,12 @@ type Config struct {
 
 type handler struct {
 	Config
-	metrics http.Handler
+	misdirected atomic.Uint64
 }
 
 // New returns the handler that answers for one tenant.
 func New(c Config) http.Handler {
-	return &handler{Config: c, metrics: promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{})}
+	return &handler{Config: c}
 }
 
 // operations has a function for every operation of [wire.Rules].
@@ -65,7 +64,6 @@ var operations = map[wire.Op]func(*handler, *answer, *request) error{
 	wire.Replace:    (*handler).replace,
 	wire.Remove:     (*handler).remove,
 	opStats:         (*handler).stats,
-	opMetrics:       (*handler).scrape,
 }
 
 // ServeHTTP answers one request. Documents are read through memory mappings, so

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -12,11 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/sqedge/sqedge/shared/wire"
 	"github.com/sqedge/sqedge/worker/engine"
 )
 
@@ -27,13 +28,12 @@ const (
 
 // worker is a tenant's engine behind a real unix socket.
 type worker struct {
-	dir         string
-	engine      *engine.Engine
-	client      *http.Client
-	socket      string
-	misdirected prometheus.Counter
-	logs        *observer.ObservedLogs
-	stop        func()
+	dir    string
+	engine *engine.Engine
+	client *http.Client
+	socket string
+	logs   *observer.ObservedLogs
+	stop   func()
 }
 
 // MustServe serves the data directory dir for a tenant until the test ends.
@@ -46,12 +46,7 @@ func MustServe(t *testing.T, dir, tenant string) *worker {
 func MustServeWith(t *testing.T, dir, tenant string, answerTime time.Duration) *worker {
 	t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
-	w := &worker{
-		dir: dir, logs: logs,
-		misdirected: prometheus.NewCounter(prometheus.CounterOpts{Name: "sq_misdirected_total", Help: "Requests for another tenant."}),
-	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(w.misdirected)
+	w := &worker{dir: dir, logs: logs}
 	var err error
 	w.engine, err = engine.Open(engine.Options{Dir: dir, Tenant: tenant, Logger: zap.New(core)})
 	if err != nil {
@@ -70,7 +65,9 @@ func MustServeWith(t *testing.T, dir, tenant string, answerTime time.Duration) *
 	}
 	server := &http.Server{Handler: New(Config{
 		Engine: w.engine, Tenant: tenant, Version: testVersion,
-		Logger: zap.New(core), Registry: registry, Misdirected: w.misdirected, AnswerTime: answerTime,
+		Logger: zap.New(core), AnswerTime: answerTime,
+		Syncs:       func() wire.Histogram { return wire.Histogram{Sum: 1} },
+		Checkpoints: func() wire.Histogram { return wire.Histogram{Sum: 2} },
 	})}
 	served := make(chan struct{})
 	go func() {
@@ -161,4 +158,14 @@ func clip(s string) string {
 		return strconv.Quote(s[:300]) + "…"
 	}
 	return strconv.Quote(s)
+}
+
+// MustMisdirected returns how many requests for another tenant the worker counted.
+func (w *worker) MustMisdirected(t *testing.T) uint64 {
+	t.Helper()
+	var stats wire.Stats
+	if err := json.Unmarshal([]byte(w.MustGet(t, wire.PathStats+"?c="+testTenant)), &stats); err != nil {
+		t.Fatal(err)
+	}
+	return stats.Misdirected
 }

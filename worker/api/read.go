@@ -237,10 +237,6 @@ func (h *handler) stats(w *answer, r *request) error {
 	return w.json(wire.Stats{
 		Tenant: h.Tenant, StorageBytes: s.StorageBytes, Documents: s.Documents, Scrolls: s.Scrolls,
 		Sequence: s.Seq, LogBytes: s.LogBytes,
+		Misdirected: h.misdirected.Load(), Syncs: h.Syncs(), Checkpoints: h.Checkpoints(),
 	})
-}
-
-func (h *handler) scrape(w *answer, r *request) error {
-	h.metrics.ServeHTTP(w, r.Request)
-	return nil
 }

@@ -25,11 +25,8 @@ const (
 	defaultLimit = 100
 )
 
-// The paths that are no operations of the public API, by the same machinery.
-var (
-	opStats   = wire.Op(strings.TrimPrefix(wire.PathStats, "/"))
-	opMetrics = wire.Op(strings.TrimPrefix(wire.PathMetrics, "/"))
-)
+// opStats is no operation of the public API, by the same machinery.
+var opStats = wire.Op(strings.TrimPrefix(wire.PathStats, "/"))
 
 // request is a request in full, checked. Nothing is read from the *http.Request
 // after it but the body, the Accept header and the context.
@@ -48,7 +45,7 @@ type request struct {
 
 // rule returns what is known of the operation a path names.
 func rule(op wire.Op) (wire.Rule, bool) {
-	if op == opStats || op == opMetrics {
+	if op == opStats {
 		return wire.Rule{Methods: []string{http.MethodGet}}, true
 	}
 	r, ok := wire.Rules[op]
@@ -94,7 +91,7 @@ func (h *handler) parse(r *http.Request) (*request, error) {
 		return req, wire.Errorf(http.StatusBadRequest, "bad address: %v", err)
 	}
 	if address.Tenant != h.Tenant {
-		h.Misdirected.Inc()
+		h.misdirected.Add(1)
 		h.Logger.Error("refused a request for another tenant: the edge routed it wrongly",
 			zap.String("meant_for", address.Tenant), zap.String("operation", string(req.op)))
 		return req, wire.Errorf(http.StatusMisdirectedRequest, "this worker serves another tenant")

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/sqedge/sqedge/shared/phext"
@@ -108,10 +107,13 @@ func (m *model) start() {
 		m.fatalf("open: %v", err)
 	}
 	m.handler = api.New(api.Config{
-		Engine: m.engine, Tenant: "acme", Version: "test", Logger: zap.NewNop(), Registry: prometheus.NewRegistry(),
-		Misdirected: prometheus.NewCounter(prometheus.CounterOpts{Name: "sq_misdirected_total", Help: "None."}),
+		Engine: m.engine, Tenant: "acme", Version: "test", Logger: zap.NewNop(),
+		Syncs: none, Checkpoints: none,
 	})
 }
+
+// none is no histogram of the disk.
+func none() (h wire.Histogram) { return h }
 
 // recorder reads answers at once, so it needs no deadline.
 type recorder struct{ *httptest.ResponseRecorder }
