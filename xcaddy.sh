@@ -27,7 +27,9 @@ usage: ./xcaddy.sh COMMAND
           run creates with an admin key and a demo tenant
   test    build, then run every test: unit, golden, conformance, end to end,
           crash, all with the race detector
-  bench   build, then measure and print one table
+  bench   build, then measure the paths of a request and print one table;
+          bench fairness: what a hot tenant costs the others;
+          bench density: what tenants cost that sleep, and that are awake
   lint    gofmt, go vet (linux and darwin), staticcheck
   clean   remove bin/; .run/ and the data in it stay
 

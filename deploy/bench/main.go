@@ -1,4 +1,10 @@
-// Bench measures the edge and prints one table from one run: requests a second
+// Bench measures the edge. Its first argument may name what:
+//
+//	(nothing)   the paths of a request, as told below
+//	fairness    what one tenant at a hundred times its share costs the others
+//	density     what tenants cost that sleep, and that are awake
+//
+// Without a name it prints one table from one run: requests a second
 // and the edge's CPU time for each request, for a select of a 100-byte scroll
 // through the worker's socket directly, through Caddy's stock reverse_proxy to
 // the same worker and through the sq handler; then durable updates through the
@@ -19,16 +25,59 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 3, "how often each cell is measured; the median counts")
-	each := flag.Duration("each", 1500*time.Millisecond, "how long each measurement takes")
-	profile := flag.String("profile", "", "instead of the table: load (c) at 64 connections and write the edge's CPU profile to this file")
-	fairness := flag.Bool("fairness", false, "instead of the table: what one tenant at a hundred times its share costs the others")
-	flag.Parse()
-	err := run(*rounds, *each, *profile, *fairness)
+	mode, args := "", os.Args[1:]
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		mode, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet("bench "+mode, flag.ExitOnError)
+	var err error
+	switch mode {
+	case "":
+		rounds, each := roundFlags(flags)
+		profile := flags.String("profile", "", "instead of the table: load (c) at 64 connections and write the edge's CPU profile to this file")
+		parse(flags, args)
+		err = withTestbed(func(b *testbed) error { return b.paths(*rounds, *each, *profile) })
+	case "fairness":
+		rounds, each := roundFlags(flags)
+		parse(flags, args)
+		err = withTestbed(func(b *testbed) error { return b.fairness(*rounds, *each) })
+	case "density":
+		quick := flags.Bool("quick", false, "the first rung of the ladder alone")
+		parse(flags, args)
+		l := fullLadder
+		if *quick {
+			l.rungs = l.rungs[:1]
+		}
+		err = density(l, "bin", os.Stdout)
+	default:
+		err = fmt.Errorf("no mode %q: there are fairness and density, and without one the paths of a request", mode)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func roundFlags(flags *flag.FlagSet) (rounds *int, each *time.Duration) {
+	return flags.Int("rounds", 3, "how often each cell is measured; the median counts"),
+		flags.Duration("each", 1500*time.Millisecond, "how long each measurement takes")
+}
+
+func parse(flags *flag.FlagSet, args []string) {
+	flags.Parse(args) // exits where they are wrong
+	if flags.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bench: unexpected argument %q\n", flags.Arg(0))
+		os.Exit(2)
+	}
+}
+
+func withTestbed(measure func(*testbed) error) error {
+	bed, err := newTestbed()
+	if err != nil {
+		return err
+	}
+	defer bed.close()
+	return measure(bed)
 }
 
 // connections are the numbers of clients that wait for answers at once.
@@ -46,32 +95,24 @@ type result struct {
 	edgeCPU   float64 // µs of the edge's CPU time for each request
 }
 
-func run(rounds int, each time.Duration, profile string, fairness bool) error {
-	bed, err := newTestbed()
-	if err != nil {
-		return err
-	}
-	defer bed.close()
-	if fairness {
-		return bed.fairness(rounds, each)
-	}
-
+// paths compares the ways of a request, or writes a profile of one.
+func (b *testbed) paths(rounds int, each time.Duration, profile string) error {
 	paths := []struct {
 		name   string
 		target target
 	}{
-		{"(a) worker's socket", bed.direct("bench", coordinate(1))},
-		{"(b) reverse_proxy", bed.proxied("bench", coordinate(1))},
-		{"(c) sq", bed.edge("GET", "/select?p=bench&c="+coordinate(1), "")},
+		{"(a) worker's socket", b.direct("bench", coordinate(1))},
+		{"(b) reverse_proxy", b.proxied("bench", coordinate(1))},
+		{"(c) sq", b.edge("GET", "/select?p=bench&c="+coordinate(1), "")},
 	}
 	if profile != "" {
-		return bed.profile(paths[2].target, 64, profile)
+		return b.profile(paths[2].target, 64, profile)
 	}
 	reads := make(map[string][]result)
 	for range rounds {
 		for _, n := range connections {
 			for _, p := range paths {
-				r, err := bed.measure([]target{p.target}, n, each)
+				r, err := b.measure([]target{p.target}, n, each)
 				if err != nil {
 					return fmt.Errorf("%s: %w", p.name, err)
 				}
@@ -83,7 +124,7 @@ func run(rounds int, each time.Duration, profile string, fairness bool) error {
 	for range rounds {
 		for _, n := range connections {
 			for _, d := range documents {
-				r, err := bed.measure(bed.updates(d.name, d.bytes), n, each)
+				r, err := b.measure(b.updates(d.name, d.bytes), n, each)
 				if err != nil {
 					return fmt.Errorf("update into %s: %w", d.name, err)
 				}

@@ -35,15 +35,20 @@ const (
 // testbed is an edge of its own, in a temporary directory.
 type testbed struct {
 	dir   string
+	bin   string // where the binaries are
 	caddy *exec.Cmd
 }
 
 func newTestbed() (*testbed, error) {
+	bin, err := filepath.Abs("bin")
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("/tmp", "sqb")
 	if err != nil {
 		return nil, err
 	}
-	b := &testbed{dir: dir}
+	b := &testbed{dir: dir, bin: bin}
 	if err := b.start(); err != nil {
 		b.close()
 		return nil, err
@@ -60,10 +65,6 @@ func (b *testbed) start() error {
 		if err := os.WriteFile(filepath.Join(data, d.name+".phext"), makeDocument(d.bytes), 0o600); err != nil {
 			return err
 		}
-	}
-	bin, err := filepath.Abs("bin")
-	if err != nil {
-		return err
 	}
 	entries := []string{fmt.Sprintf(`{"id": %q, "api_key": %q, "data_dir": %q}`, tenant, key, data)}
 	for i := range neighbours {
@@ -98,23 +99,15 @@ http://%[3]s {
 http://%[4]s {
 	reverse_proxy unix/%[1]s/run/%[5]s.sock
 }
-`, b.dir, bin, edgeAddress, proxyAddress, tenant, os.Getenv("SQ_BENCH_OPTIONS")),
+`, b.dir, b.bin, edgeAddress, proxyAddress, tenant, os.Getenv("SQ_BENCH_OPTIONS")),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(content), 0o600); err != nil {
 			return err
 		}
 	}
-	log, err := os.Create(filepath.Join(b.dir, "log"))
-	if err != nil {
+	if err := b.launch(); err != nil {
 		return err
-	}
-	defer log.Close()
-	b.caddy = exec.Command(filepath.Join(bin, "caddy"), "run", "--config", filepath.Join(b.dir, "Caddyfile"))
-	b.caddy.Env = []string{"HOME=" + b.dir}
-	b.caddy.Stdout, b.caddy.Stderr = log, log
-	if err := b.caddy.Start(); err != nil {
-		return fmt.Errorf("starting the edge (./xcaddy.sh build makes it): %w", err)
 	}
 	// The first write makes the scroll that is read, and the worker.
 	for try := 0; ; try++ {
@@ -123,18 +116,44 @@ http://%[4]s {
 			return nil
 		}
 		if try == 100 {
-			text, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("the edge does not serve: %w\n%s", err, text)
+			return fmt.Errorf("the edge does not serve: %w\n%s", err, b.log())
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-func (b *testbed) close() {
+// launch starts the edge on the Caddyfile in b.dir.
+func (b *testbed) launch() error {
+	log, err := os.Create(filepath.Join(b.dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	b.caddy = exec.Command(filepath.Join(b.bin, "caddy"), "run", "--config", filepath.Join(b.dir, "Caddyfile"))
+	b.caddy.Env = []string{"HOME=" + b.dir}
+	b.caddy.Stdout, b.caddy.Stderr = log, log
+	if err := b.caddy.Start(); err != nil {
+		return fmt.Errorf("starting the edge (./xcaddy.sh build makes it): %w", err)
+	}
+	return nil
+}
+
+func (b *testbed) log() []byte {
+	text, _ := os.ReadFile(filepath.Join(b.dir, "log"))
+	return text
+}
+
+// stop ends the edge, and so its workers.
+func (b *testbed) stop() {
 	if b.caddy != nil && b.caddy.Process != nil {
 		b.caddy.Process.Signal(syscall.SIGTERM)
 		b.caddy.Wait()
 	}
+	b.caddy = nil
+}
+
+func (b *testbed) close() {
+	b.stop()
 	os.RemoveAll(b.dir)
 }
 
@@ -210,12 +229,17 @@ func (b *testbed) measure(targets []target, n int, each time.Duration) (result, 
 	return result{float64(count) / took.Seconds(), float64((after - before).Microseconds()) / float64(count)}, nil
 }
 
+// debugger returns a client of Caddy's own admin endpoint.
+func (b *testbed) debugger() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(b.dir, "admin"))
+	}}}
+}
+
 // profile loads t over n connections while the edge profiles itself.
 func (b *testbed) profile(t target, n int, file string) error {
 	const seconds = 5
-	admin := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(b.dir, "admin"))
-	}}}
+	admin := b.debugger()
 	loaded := make(chan error, 1)
 	go func() {
 		_, err := load([]target{t}, n, (seconds+1)*time.Second)
