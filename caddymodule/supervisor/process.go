@@ -96,15 +96,18 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 	if spec.MemoryMB > 0 {
 		memory = spec.MemoryMB
 	}
-	// A terminal's interrupt goes to the edge alone, which then drains; and within
-	// a session every user may send SIGCONT to every other's processes.
-	attr := &syscall.SysProcAttr{Setsid: true}
+	// A terminal's interrupt goes to the edge alone, which then drains.
+	attr := &syscall.SysProcAttr{Setpgid: true}
 	home, err := ownUser(cfg, spec, attr)
 	if err != nil {
 		return nil, err
 	}
 	start := "/"
 	if home != nil {
+		// Within a session every user may send SIGCONT to every other's processes.
+		// Not for workers of one user: outside cgroups Linux shares the CPUs out
+		// by session, and the edge would get no more than each worker.
+		attr.Setpgid, attr.Setsid = false, true
 		defer home.Close()
 		start = directoryPath(home)
 	}
