@@ -7,12 +7,14 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
+	"golang.org/x/sys/unix"
 )
 
 func init() {
@@ -25,7 +27,9 @@ func init() {
 // closes every HTTP/1 connection whose first request it has not read. It leaves
 // them to the process or the config that comes next, which has them if the
 // listening socket stays: where systemd holds it, or the wrapped listener is of
-// another kind that outlives this one.
+// another kind that outlives this one. A TCP socket of Caddy's own does not: each
+// config has another one, and what waits in a closed one's queue is reset. From
+// such a socket connections are taken to the last.
 //
 // It goes before tls.
 type GracefulListener struct {
@@ -70,7 +74,7 @@ func (*GracefulListener) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // WrapListener implements caddy.ListenerWrapper.
 func (g *GracefulListener) WrapListener(l net.Listener) net.Listener {
-	d := &doorListener{Listener: l, door: g.door, closed: make(chan struct{})}
+	d := &doorListener{Listener: l, door: g.door, ends: endsWithConfig(l), closed: make(chan struct{})}
 	g.door.mu.Lock()
 	defer g.door.mu.Unlock()
 	g.door.listeners = append(g.door.listeners, d)
@@ -194,19 +198,25 @@ func (d *door) connState(c net.Conn, state http.ConnState) {
 type doorListener struct {
 	net.Listener
 	door   *door
+	ends   bool // its socket, with the config
 	once   sync.Once
 	closed chan struct{}
 }
 
-// Accept waits while the door is not open, and, once it is shut, for Close.
+// Accept waits while the door is not open, and, once it is shut, for Close, unless
+// its socket ends with that.
 func (l *doorListener) Accept() (net.Conn, error) {
 	select {
 	case <-l.door.open:
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
+	shut := l.door.shut
+	if l.ends {
+		shut = nil
+	}
 	select {
-	case <-l.door.shut:
+	case <-shut:
 	default:
 		c, err := l.Listener.Accept()
 		if err == nil {
@@ -214,7 +224,7 @@ func (l *doorListener) Accept() (net.Conn, error) {
 			return c, nil
 		}
 		select {
-		case <-l.door.shut:
+		case <-shut:
 		default:
 			return nil, err
 		}
@@ -231,20 +241,44 @@ func (l *doorListener) Close() error {
 // wake ends an Accept under way, so that no connection is taken that comes later.
 // Where it cannot, one may be.
 func (l *doorListener) wake() {
-	type deadliner interface{ SetDeadline(time.Time) error }
-	inner, ok := l.Listener.(deadliner)
-	if !ok {
-		// Caddy's own wrapper embeds the listener as the interface that has no
-		// deadline.
-		if v := reflect.ValueOf(l.Listener); v.Kind() == reflect.Struct {
-			if field := v.FieldByName("Listener"); field.IsValid() && field.CanInterface() {
-				inner, ok = field.Interface().(deadliner)
-			}
-		}
+	if l.ends {
+		return
 	}
-	if ok {
+	if inner, ok := unwrap[interface{ SetDeadline(time.Time) error }](l.Listener); ok {
 		inner.SetDeadline(time.Now())
 	}
+}
+
+// endsWithConfig reports whether another socket listens at the same address for
+// each config: Caddy sets SO_REUSEPORT for that.
+func endsWithConfig(l net.Listener) (ends bool) {
+	inner, ok := unwrap[syscall.Conn](l)
+	if !ok {
+		return false
+	}
+	raw, err := inner.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) {
+		set, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT)
+		ends = err == nil && set != 0
+	})
+	return ends
+}
+
+// unwrap returns a listener as what else it is. Caddy's own wrapper embeds it as
+// the interface, which hides that.
+func unwrap[T any](l net.Listener) (inner T, ok bool) {
+	if inner, ok = l.(T); ok {
+		return inner, true
+	}
+	if v := reflect.ValueOf(l); v.Kind() == reflect.Struct {
+		if field := v.FieldByName("Listener"); field.IsValid() && field.CanInterface() {
+			inner, ok = field.Interface().(T)
+		}
+	}
+	return inner, ok
 }
 
 // Interface guards
