@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestMalformedAnswersAreRefused(t *testing.T) {
@@ -90,6 +91,31 @@ func TestAnswersEndWhereTheySay(t *testing.T) {
 		} else if err != nil || string(got) != c.want {
 			t.Errorf("%q: read %q, error %v, want %q", c.answer, got, err, c.want)
 		}
+	}
+}
+
+// The deadline by which most answers are there must not cut off one that is not.
+func TestAnswerMayComeInPieces(t *testing.T) {
+	const pieces = "HTTP/1.1 200 OK\r\n|Content-Length: 6\r\n\r\n|abc|def"
+	g, _ := mustServe(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		for piece := range strings.SplitSeq(pieces, "|") {
+			io.WriteString(conn, piece)
+			time.Sleep(2 * patience)
+		}
+	})
+	resp, err := post(t, g, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "abcdef" {
+		t.Errorf("read %q, error %v", got, err)
 	}
 }
 

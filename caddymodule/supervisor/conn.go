@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +38,8 @@ type conn struct {
 	left    int
 
 	wrote int64 // bytes of the request
+
+	awaiting *exchange // to be told when the answer's header does not come at once
 }
 
 func newConn(c net.Conn) *conn {
@@ -45,15 +48,22 @@ func newConn(c net.Conn) *conn {
 	return out
 }
 
-// Read keeps a worker that went mad from filling the edge's memory with a header.
+// Read keeps a worker that went mad from filling the edge's memory with a header,
+// and tells an exchange that its answer takes long.
 func (c *conn) Read(p []byte) (int, error) {
-	if !c.bounded {
-		return c.Conn.Read(p)
+	if c.bounded {
+		if c.left == 0 {
+			return 0, errAnswerHeader
+		}
+		p = p[:min(len(p), c.left)]
 	}
-	if c.left == 0 {
-		return 0, errAnswerHeader
+	n, err := c.Conn.Read(p)
+	if e := c.awaiting; e != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.awaiting = nil
+		if err = e.goOn(); err == nil {
+			n, err = c.Conn.Read(p)
+		}
 	}
-	n, err := c.Conn.Read(p[:min(len(p), c.left)])
 	c.left -= n
 	return n, err
 }

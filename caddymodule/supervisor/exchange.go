@@ -3,11 +3,9 @@ package supervisor
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -34,6 +32,8 @@ type exchange struct {
 	use  bool        // whether it keeps the worker awake
 	ctx  context.Context
 
+	timeout time.Duration // for the answer's header
+
 	upload *upload // of a body that was not small, or nil
 	once   sync.Once
 }
@@ -47,7 +47,7 @@ type upload struct {
 
 // start writes the request. body is what was read of it ahead; the rest, if any,
 // is in r.Body. Where start returns an error, the exchange is over.
-func (e *exchange) start(r *http.Request, body []byte, more bool, timeout time.Duration) error {
+func (e *exchange) start(r *http.Request, body []byte, more bool) error {
 	e.conn.wrote = 0
 	writeHeader(e.conn.w, r, len(body), more)
 	e.conn.w.Write(body)
@@ -57,7 +57,7 @@ func (e *exchange) start(r *http.Request, body []byte, more bool, timeout time.D
 		return err
 	}
 	if !more {
-		return e.conn.SetReadDeadline(time.Now().Add(min(timeout, patience)))
+		return e.conn.SetReadDeadline(time.Now().Add(min(e.timeout, patience)))
 	}
 	// The deadline of the exchange before is not this one's: a body may take as
 	// long as its client does.
@@ -66,13 +66,13 @@ func (e *exchange) start(r *http.Request, body []byte, more bool, timeout time.D
 	}
 	e.watch()
 	e.upload = &upload{done: make(chan struct{})}
-	go e.send(r, timeout)
+	go e.send(r)
 	return nil
 }
 
 // send sends a body that is not small. It reads from the client and writes to
 // the worker until either ends.
-func (e *exchange) send(r *http.Request, timeout time.Duration) {
+func (e *exchange) send(r *http.Request) {
 	source := &faultReader{r: r.Body}
 	var err error
 	if r.ContentLength >= 0 {
@@ -90,7 +90,7 @@ func (e *exchange) send(r *http.Request, timeout time.Duration) {
 		err = e.conn.w.Flush()
 	}
 	if err == nil {
-		err = e.conn.SetReadDeadline(time.Now().Add(timeout))
+		err = e.conn.SetReadDeadline(time.Now().Add(e.timeout))
 	}
 	e.upload.fault, e.upload.err = source.err, err
 	close(e.upload.done)
@@ -121,20 +121,13 @@ func (e *exchange) watch() {
 }
 
 // answer reads the answer's header.
-func (e *exchange) answer(r *http.Request, timeout time.Duration) (*http.Response, error) {
+func (e *exchange) answer(r *http.Request) (*http.Response, error) {
 	if e.stop == nil {
-		_, err := e.conn.r.Peek(1)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			e.watch()
-			err = e.conn.SetReadDeadline(time.Now().Add(timeout - patience))
-		}
-		if err != nil && err != io.EOF {
-			return nil, err
-		}
+		e.conn.awaiting = e
 	}
 	e.conn.bounded, e.conn.left = true, maxAnswerHeader
 	resp, chunked, err := readHead(e.conn.r, r.Method)
-	e.conn.bounded = false
+	e.conn.bounded, e.conn.awaiting = false, nil
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +142,12 @@ func (e *exchange) answer(r *http.Request, timeout time.Duration) (*http.Respons
 	// The rest of the answer may take as long as it has readers.
 	e.watch()
 	return resp, e.conn.SetReadDeadline(time.Time{})
+}
+
+// goOn is called when an answer did not come at once.
+func (e *exchange) goOn() error {
+	e.watch()
+	return e.conn.SetReadDeadline(time.Now().Add(e.timeout - patience))
 }
 
 // fault returns the error that reading the request's body met, if it is over.

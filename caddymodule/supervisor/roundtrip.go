@@ -86,14 +86,13 @@ func (g *generation) send(r *http.Request, ahead []byte, more, use bool) (*http.
 		g.leaveAt(use)
 		return nil, err
 	}
-	e := &exchange{g: g, conn: c, use: use, ctx: r.Context()}
-	timeout := g.super.cfg.Load().ResponseTimeout
-	err = e.start(r, ahead, more, timeout)
+	e := &exchange{g: g, conn: c, use: use, ctx: r.Context(), timeout: g.super.cfg.Load().ResponseTimeout}
+	err = e.start(r, ahead, more)
 	var resp *http.Response
 	// A worker that answers before it has read everything closes the connection
 	// for writing, too; its answer is there to be read all the same.
 	if err == nil || e.sent {
-		resp, err = e.answer(r, timeout)
+		resp, err = e.answer(r)
 	}
 	if err != nil {
 		err = e.explain(r.Context(), err)
