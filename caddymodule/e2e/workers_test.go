@@ -254,10 +254,13 @@ func TestSIGTERMDrainsWorkersAndLeavesAllInTheDocuments(t *testing.T) {
 		t.Fatalf("workers left: %v", left)
 	}
 	// What the log holds beyond the documents is nothing: the service goes on
-	// without it.
+	// without it, once somebody has said that this is the tenant's directory.
 	must(t, os.RemoveAll(filepath.Join(e.Tenant("alpha").DataDir, ".sq")))
 	w.VerifyDisk(e.Tenant("alpha").DataDir)
 	e.Boot()
+	if got := e.Do(adminKey, "POST", "/api/v2/admin/tenants/alpha/adopt", ""); got.Status != 200 {
+		t.Fatalf("adopt: %d %q", got.Status, got.Body)
+	}
 	w.Verify()
 }
 
