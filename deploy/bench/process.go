@@ -89,7 +89,7 @@ func (b *denseBed) edgeProcess() (p process, goroutines int, err error) {
 }
 
 // debug asks Caddy's own admin endpoint for a profile.
-func (b *denseBed) debug(profile string) ([]byte, error) {
+func (b *testbed) debug(profile string) ([]byte, error) {
 	client := b.debugger()
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://edge/debug/pprof/" + profile)

@@ -210,8 +210,13 @@ func (b *testbed) updates(document string, size int) []target {
 	return targets
 }
 
-// measure loads the targets and reads the edge's CPU time around it.
+// measure loads the targets and reads the edge's CPU time and allocations around
+// it.
 func (b *testbed) measure(targets []target, n int, each time.Duration) (result, error) {
+	made, err := b.mallocs()
+	if err != nil {
+		return result{}, err
+	}
 	before, err := cpuTime(b.caddy.Process.Pid)
 	if err != nil {
 		return result{}, err
@@ -226,7 +231,24 @@ func (b *testbed) measure(targets []target, n int, each time.Duration) (result, 
 	if err != nil {
 		return result{}, err
 	}
-	return result{float64(count) / took.Seconds(), float64((after - before).Microseconds()) / float64(count)}, nil
+	all, err := b.mallocs()
+	if err != nil {
+		return result{}, err
+	}
+	return result{
+		perSecond: float64(count) / took.Seconds(),
+		edgeCPU:   float64((after - before).Microseconds()) / float64(count),
+		allocs:    float64(all-made) / float64(count),
+	}, nil
+}
+
+// mallocs returns how many allocations the edge has made.
+func (b *testbed) mallocs() (int, error) {
+	text, err := b.debug("heap?debug=1")
+	if err != nil {
+		return 0, err
+	}
+	return numberAfter(text, "# Mallocs = ")
 }
 
 // debugger returns a client of Caddy's own admin endpoint.
