@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -60,17 +62,21 @@ func (b *storageBook) measure(all []*tenants.Tenant, active func(string) bool, s
 			b.next = t.ID
 			return
 		}
-		b.set(t.ID, storageOnDisk(t.DataDir), now)
+		bytes, err := storageOnDisk(t.DataDir)
+		if errors.Is(err, fs.ErrPermission) {
+			// The directory of a worker with a user of its own, see worker_uids.
+			bytes = b.known[t.ID].bytes
+		}
+		b.set(t.ID, bytes, now)
 	}
 }
 
 // storageOnDisk adds up the documents in a data directory.
-func storageOnDisk(dir string) int64 {
+func storageOnDisk(dir string) (total int64, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return 0 // not created yet
+		return 0, err
 	}
-	var total int64
 	for _, entry := range entries {
 		name := entry.Name()
 		if !strings.HasSuffix(name, wire.DocumentExt) || strings.HasPrefix(name, ".") {
@@ -80,5 +86,5 @@ func storageOnDisk(dir string) int64 {
 			total += info.Size()
 		}
 	}
-	return total
+	return total, nil
 }
