@@ -168,6 +168,7 @@ type outcome struct {
 	Failed bool
 	Known  bool // to be answered other than by 503 or 507, such as a conflict
 	Engine bool // the engine has failed
+	Behind bool // over the file of keys, which is written beside the writes
 }
 
 const stepsEnv = "SQ_ENGINE_TEST_STEPS"
@@ -210,6 +211,7 @@ func obey() error {
 		}
 		r := outcome{Full: IsFull(err), Failed: errors.Is(err, ErrFailed), Engine: e != nil && e.Err() != nil,
 			Known: errors.Is(err, ErrChanged) || errors.Is(err, ErrNotFound)}
+		r.Behind = r.Engine && strings.Contains(e.Err().Error(), "write "+controlFolder+"/"+keysFile)
 		if err != nil {
 			r.Err = err.Error()
 		}
