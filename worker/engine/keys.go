@@ -145,16 +145,7 @@ func (o Once) change(ctx context.Context, document string, ch change) (Result, e
 		return o.e.mutate(ctx, document, ch, nil)
 	}
 	request := fingerprint(ch.kind, document, ch.at, xxh3.Hash128(ch.text).Bytes())
-	known, k, err := o.begin(ctx)
-	switch {
-	case err != nil:
-		return Result{}, err
-	case known != nil:
-		return known.result(request)
-	}
-	defer o.end()
-	k.request = request
-	return o.e.mutate(ctx, document, ch, k)
+	return o.make(ctx, request, func(k *keyed) (Result, error) { return o.e.mutate(ctx, document, ch, k) })
 }
 
 // Replace is [Engine.Replace] once.
@@ -184,6 +175,11 @@ func (o Once) Remove(ctx context.Context, document string) (Result, error) {
 		return o.e.remove(ctx, document, nil)
 	}
 	request := fingerprint(wholeRemove, document, phext.Coordinate{}, [16]byte{})
+	return o.make(ctx, request, func(k *keyed) (Result, error) { return o.e.remove(ctx, document, k) })
+}
+
+// make makes the write whose request has this fingerprint, unless it was made.
+func (o Once) make(ctx context.Context, request [16]byte, write func(*keyed) (Result, error)) (Result, error) {
 	known, k, err := o.begin(ctx)
 	switch {
 	case err != nil:
@@ -193,7 +189,7 @@ func (o Once) Remove(ctx context.Context, document string) (Result, error) {
 	}
 	defer o.end()
 	k.request = request
-	return o.e.remove(ctx, document, k)
+	return write(k)
 }
 
 // begin returns the receipt of the key's write if that was made. Else it takes the
