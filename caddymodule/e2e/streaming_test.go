@@ -18,7 +18,12 @@ import (
 )
 
 // largeBytes is the size of a document that no buffer on its way holds.
-const largeBytes = 48 << 20
+var largeBytes = func() int64 {
+	if nightly {
+		return 100 << 20
+	}
+	return 48 << 20
+}()
 
 // largeText yields n bytes of a document of many scrolls.
 func largeText(n int64) io.Reader { return io.LimitReader(&lines{}, n) }
