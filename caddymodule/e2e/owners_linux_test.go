@@ -3,7 +3,6 @@ package e2e
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,14 +33,5 @@ func TestReadOnlyConfigFolder(t *testing.T) {
 		e.Want("tok-"+tenant, "GET", "/toc?p=notes", "", 200, "")
 	}
 	const missing = "identity: ids of data directories are not kept"
-	var h sandboxHealth
-	e.Admin("GET", "health", "", 200, &h)
-	if !strings.Contains(h.Sandbox.Missing, missing) || strings.Count(e.Log(), missing) != 1 {
-		t.Errorf("health is %+v and the log\n%s", h, e.Log())
-	}
-	e.Quit()
-	e.edit("# sandbox default", "sandbox strict")
-	if out := e.StartFails(); !strings.Contains(out, missing) {
-		t.Errorf("under strict the edge ended with\n%s", out)
-	}
+	e.SaysMissing(missing)
 }

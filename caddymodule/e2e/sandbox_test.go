@@ -83,3 +83,19 @@ func TestSandboxOff(t *testing.T) {
 		t.Errorf("the worker was started with %q, %v", args, err)
 	}
 }
+
+// SaysMissing wants a missing part of the jail to be told once by the log, and by
+// health, and to keep an edge under sandbox strict from serving. It ends the edge.
+func (e *Edge) SaysMissing(missing string) {
+	e.t.Helper()
+	var h sandboxHealth
+	e.Admin("GET", "health", "", 200, &h)
+	if !strings.Contains(h.Sandbox.Missing, missing) || strings.Count(e.Log(), missing) != 1 {
+		e.t.Errorf("health is %+v and the log\n%s", h, e.Log())
+	}
+	e.Quit()
+	e.edit("# sandbox default", "sandbox strict")
+	if out := e.StartFails(); !strings.Contains(out, missing) {
+		e.t.Errorf("under strict the edge ended with\n%s", out)
+	}
+}

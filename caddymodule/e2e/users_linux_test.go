@@ -127,14 +127,5 @@ func TestUsersWithoutRights(t *testing.T) {
 	e := PrepareUsers(t, 12345, unix.CAP_KILL)
 	e.Boot()
 	e.Want("tok-alpha", "GET", "/toc?p=notes", "", 200, "")
-	var h sandboxHealth
-	e.Admin("GET", "health", "", 200, &h)
-	if !strings.Contains(h.Sandbox.Missing, missing) || strings.Count(e.Log(), missing) != 1 {
-		t.Errorf("health is %+v and the log\n%s", h, e.Log())
-	}
-	e.Quit()
-	e.edit("# sandbox default", "sandbox strict")
-	if out := e.StartFails(); !strings.Contains(out, missing) {
-		t.Errorf("under strict the edge ended with\n%s", out)
-	}
+	e.SaysMissing(missing)
 }
