@@ -25,12 +25,13 @@ type workerEntry struct {
 	Crashes int        `json:"crashes"`
 	Memory  int64      `json:"memory,omitempty"` // resident, in bytes
 	Held    bool       `json:"held"`
+	Yields  bool       `json:"yields,omitempty"` // uses far more of the processors than the others and runs where nobody else wants to
 }
 
 func showWorker(st supervisor.Status) workerEntry {
 	entry := workerEntry{
 		Tenant: st.Tenant, State: string(st.State), PID: st.PID,
-		Starts: st.Starts, Crashes: st.Crashes, Memory: st.RSS, Held: st.Held,
+		Starts: st.Starts, Crashes: st.Crashes, Memory: st.RSS, Held: st.Held, Yields: st.Yields,
 	}
 	if !st.Since.IsZero() {
 		since := st.Since.UTC()

@@ -9,6 +9,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // EdgeGroup is the name of the edge's own group. A service manager may have put
@@ -152,6 +154,10 @@ type Group struct {
 	tree *Tree
 	dir  string
 	ooms int // kills for want of memory before it was entered
+
+	mu     sync.Mutex
+	weight int  // cpu.weight, unless idle
+	idle   bool // cpu.idle
 }
 
 // Make makes the group of a worker, or takes the one that is there, and bounds it.
@@ -183,13 +189,39 @@ func (g *Group) set(file, value string) error { return write(filepath.Join(g.dir
 // SetCPUWeight changes the weight against the other workers, at once; 0 is
 // [DefaultWeight].
 func (g *Group) SetCPUWeight(weight int) error {
-	if !slices.Contains(g.tree.has, "cpu") {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.weight = cmp.Or(weight, DefaultWeight)
+	if !g.Weighs() || g.idle {
+		return nil // the kernel refuses a weight to a group that is idle
+	}
+	return g.weigh()
+}
+
+func (g *Group) weigh() error { return g.set("cpu.weight", strconv.Itoa(g.weight)) }
+
+// Weighs reports whether the group's share of the processors is its own.
+func (g *Group) Weighs() bool { return slices.Contains(g.tree.has, "cpu") }
+
+// SetIdle has the group's processes run only where no other worker wants to, or
+// by their weight again. It takes Linux 5.15.
+func (g *Group) SetIdle(idle bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.idle == idle {
 		return nil
 	}
-	if weight == 0 {
-		weight = DefaultWeight
+	value := "0"
+	if idle {
+		value = "1"
 	}
-	return g.set("cpu.weight", strconv.Itoa(weight))
+	if err := g.set("cpu.idle", value); err != nil {
+		return fmt.Errorf("changing whether the worker's group is idle: %w", err)
+	}
+	if g.idle = idle; idle {
+		return nil
+	}
+	return g.weigh() // the kernel has forgotten it
 }
 
 // OutOfMemory reports whether the kernel has killed a process of the group since

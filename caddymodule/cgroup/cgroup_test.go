@@ -51,7 +51,7 @@ func fake(t *testing.T, controllers, procs string) (dir string) {
 		"cgroup.procs": procs, "cgroup.controllers": controllers, "cgroup.subtree_control": "",
 		"edge/cgroup.procs": "", "tenants/cgroup.subtree_control": "",
 	}
-	for _, c := range []struct{ name, file string }{{"cpu", "cpu.weight"}, {"memory", "memory.max"}, {"memory", "memory.events"}, {"pids", "pids.max"}} {
+	for _, c := range []struct{ name, file string }{{"cpu", "cpu.weight"}, {"cpu", "cpu.idle"}, {"memory", "memory.max"}, {"memory", "memory.events"}, {"pids", "pids.max"}} {
 		if strings.Contains(controllers, c.name) {
 			files["edge/"+c.file], files["tenants/acme/"+c.file] = "", ""
 		}
@@ -130,6 +130,32 @@ func TestArrange(t *testing.T) {
 		if err := g.SetCPUWeight(300); err != nil || strings.Contains(tt.applied, "cpu") && read(t, dir, "tenants/acme/cpu.weight") != "300" {
 			t.Errorf("%s: the weight is not changed: %v", tt.name, err)
 		}
+		mustIdle(t, g, dir)
+	}
+}
+
+// mustIdle makes acme's group idle and back. Its weight may change meanwhile, and
+// must be in force afterwards: the kernel takes none for an idle group, and forgets
+// the one it had.
+func mustIdle(t *testing.T, g *Group, dir string) {
+	t.Helper()
+	if !g.Weighs() {
+		return
+	}
+	group := filepath.Join(dir, "tenants/acme")
+	for range 2 { // the second time changes nothing
+		if err := g.SetIdle(true); err != nil || read(t, group, "cpu.idle") != "1" {
+			t.Errorf("the group is not idle: %v", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(group, "cpu.weight"), []byte("forgotten"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.SetCPUWeight(500); err != nil || read(t, group, "cpu.weight") != "forgotten" {
+		t.Errorf("an idle group was given a weight: %v", err)
+	}
+	if err := g.SetIdle(false); err != nil || read(t, group, "cpu.idle") != "0" || read(t, group, "cpu.weight") != "500" {
+		t.Errorf("the group is idle still, or without its weight: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/sqedge/sqedge/caddymodule/cgroup"
 	"github.com/sqedge/sqedge/caddymodule/owners"
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -58,6 +60,12 @@ type generation struct {
 	drained string // why it was told to end, or ""
 	killed  bool
 	untold  []Transition
+
+	yields atomic.Bool // to others, since it uses too much
+
+	// For balance alone.
+	spent time.Duration // what the process had used of the processors
+	use   float64       // of them, of late
 
 	// For the owner alone.
 	backoff time.Duration // of a broken one
@@ -175,6 +183,11 @@ func (g *generation) becomeReady(p *process) {
 	if g.launch != launchOf(g.super.cfg.Load()) {
 		t.askDrain(reasonRoll)
 	}
+}
+
+// cpuWeight is the weight against other workers, 0 made what it stands for.
+func (g *generation) cpuWeight() float64 {
+	return float64(cmp.Or(g.weight.Load(), cgroup.DefaultWeight))
 }
 
 // weigh gives the worker's group another weight, which almost always it has

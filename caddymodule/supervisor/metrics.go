@@ -19,6 +19,7 @@ type metrics struct {
 	starts       prometheus.Counter
 	startSeconds prometheus.Histogram
 	running      prometheus.Gauge
+	yielding     prometheus.Gauge
 	exits        *prometheus.CounterVec
 	transitions  *prometheus.CounterVec
 	queue        prometheus.GaugeFunc
@@ -39,6 +40,10 @@ func newMetrics(queued *atomic.Int64) *metrics {
 		running: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sq_workers_running",
 			Help: "Worker processes that exist now.",
+		}),
+		yielding: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sq_workers_yielding",
+			Help: "Worker processes that run only where nobody else wants to, since they use far more of the processors than the others.",
 		}),
 		exits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sq_worker_exits_total",
@@ -70,7 +75,7 @@ func newMetrics(queued *atomic.Int64) *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.starts, m.startSeconds, m.running, m.exits, m.transitions, m.queue, m.refused}
+	return []prometheus.Collector{m.starts, m.startSeconds, m.running, m.yielding, m.exits, m.transitions, m.queue, m.refused}
 }
 
 // Describe implements [prometheus.Collector].

@@ -45,6 +45,8 @@ type process struct {
 	ready    *os.File      // read end
 	exited   chan struct{} // closed once it is reaped and its last line logged
 	killed   atomic.Bool   // by us
+	reaping  sync.Mutex    // see exclusively
+	reaped   bool          // guarded by reaping
 	group    *cgroup.Group // nil where it has none of its own
 	oom      bool          // killed for want of memory; valid once exited is closed
 	lastLine string        // the first line of its last words; valid once exited is closed
@@ -160,7 +162,10 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 	}()
 	go func() {
 		awaitExit(p.pid)
+		p.reaping.Lock()
 		p.cmd.Wait() // the outcome is in cmd.ProcessState
+		p.reaped = true
+		p.reaping.Unlock()
 		if p.group != nil {
 			p.oom = p.group.OutOfMemory()
 			if err := p.group.Remove(); err != nil {
@@ -251,6 +256,18 @@ func (p *process) awaitReady(timeout time.Duration) (string, error) {
 
 func (p *process) closeLifeline() {
 	p.closed.Do(func() { p.lifeline.Close() })
+}
+
+// exclusively calls fn while the process's id cannot be another's: not at all once
+// the process is reaped, nor where the kernel does not tell of its end before.
+func (p *process) exclusively(fn func()) {
+	if !p.reaping.TryLock() {
+		return
+	}
+	defer p.reaping.Unlock()
+	if !p.reaped {
+		fn()
+	}
 }
 
 // kill sends SIGKILL.

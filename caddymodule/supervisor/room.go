@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,13 @@ func (r *room) add(g *generation) {
 	}
 	r.workers[g] = struct{}{}
 	r.settleLocked()
+}
+
+// serving returns the workers that serve.
+func (r *room) serving() []*generation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.workers))
 }
 
 // giveBack frees the place of a worker that is gone.

@@ -14,6 +14,7 @@ type Status struct {
 	Held      bool          // kept down until it is released
 	PID       int           // 0 where there is no process
 	StartedAt time.Time     // when it became ready; zero where it is not
+	Yields    bool          // runs only where nobody else wants to, since it uses far more of the processors than others
 	RSS       int64         // resident memory in bytes; 0 where unknown
 	Starts    int           // since the edge began
 	Crashes   int           // failed starts and unexpected ends since then
@@ -79,7 +80,7 @@ func (t *tenant) describe(now time.Time) Status {
 	if g := t.current; g != nil {
 		st.StartedAt = g.readyAt
 		if g.process != nil {
-			st.PID = g.process.pid
+			st.PID, st.Yields = g.process.pid, g.yields.Load()
 		}
 	}
 	if t.state == Broken {

@@ -143,6 +143,7 @@ type Supervisor struct {
 	starts  atomic.Pointer[startLimit]
 	room    room
 	queued  atomic.Int64 // starts that wait for their turn
+	noYield sync.Once    // guards the line that says why workers do not
 	closing atomic.Bool
 	closed  chan struct{} // closed once closing is set
 }
@@ -162,6 +163,7 @@ func New(cfg Config) (*Supervisor, error) {
 	if err := s.Update(cfg); err != nil {
 		return nil, err
 	}
+	go s.balance()
 	return s, nil
 }
 

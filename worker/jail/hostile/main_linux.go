@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +64,17 @@ func main() {
 		json.NewEncoder(w).Encode(attack(t))
 	})
 	mux.HandleFunc("/burn", func(http.ResponseWriter, *http.Request) { burn(args["-dir"]) })
+	var spinning atomic.Bool
+	mux.HandleFunc("/spin", func(http.ResponseWriter, *http.Request) {
+		spinning.Store(true)
+		for range runtime.NumCPU() {
+			go func() {
+				for spinning.Load() {
+				}
+			}()
+		}
+	})
+	mux.HandleFunc("/rest", func(http.ResponseWriter, *http.Request) { spinning.Store(false) })
 	go http.Serve(listener, mux)
 	ready := os.NewFile(wire.FDReady, "ready")
 	fmt.Fprintln(ready, wire.Ready)
