@@ -43,13 +43,13 @@ func (s *Supervisor) acquire(ctx context.Context, t *tenant, spec Spec) (*genera
 			g.weigh(spec.CPUWeight)
 			return g, nil
 		}
-		g, gone, err := s.next(t, spec)
+		g, made, gone, err := s.next(t, spec)
 		if err != nil {
 			return nil, err
 		}
 		// Counted in before it is ready, so that a worker is never told to go
 		// before it has served those for whom it was started.
-		entered := g.spec.sameWorker(spec) && g.enter()
+		entered := made || g.spec.sameWorker(spec) && g.enter()
 		select {
 		case <-g.started:
 			if entered && g.err == nil {
@@ -75,41 +75,43 @@ func (s *Supervisor) acquire(ctx context.Context, t *tenant, spec Spec) (*genera
 	}
 }
 
-// next returns the generation to wait for, after making it if there was none,
-// and what is closed when another may have taken its place, or it is broken. A
-// broken one is returned only if that is over soon.
-func (s *Supervisor) next(t *tenant, spec Spec) (*generation, <-chan struct{}, error) {
+// next returns the generation to wait for, and what is closed when another may
+// have taken its place, or it is broken. A broken one is returned only if that is
+// over soon. Where there was none it is made, with the caller counted in: it may
+// have failed before the caller looks.
+func (s *Supervisor) next(t *tenant, spec Spec) (_ *generation, made bool, gone <-chan struct{}, _ error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.held {
-		return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: holdRetry, Err: ErrHeld}
+		return nil, false, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: holdRetry, Err: ErrHeld}
 	}
 	if g := t.current; g != nil {
 		switch wait := t.retry.remaining(s.clock.Now()); {
 		case t.state == Broken && wait > maxBackoffWait:
-			return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: wait, Err: t.lastErr}
+			return nil, false, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: wait, Err: t.lastErr}
 		case t.state == Broken || t.state == Asleep:
-			return g, g.over, nil
+			return g, false, g.over, nil
 		case !g.spec.sameWorker(spec):
 			// The tenant's data has moved. Serving the request from where it
 			// was would read and write the wrong directory.
 			g.drainLocked(reasonMoved)
 		}
-		return g, g.exited, nil
+		return g, false, g.exited, nil
 	}
 	// Close sets closing before it visits the tenants, each under its lock, so
 	// that it meets every generation made here.
 	if s.closing.Load() {
-		return nil, nil, &ErrUnavailable{Tenant: t.id, Err: errClosing}
+		return nil, false, nil, &ErrUnavailable{Tenant: t.id, Err: errClosing}
 	}
 	if err := s.joinQueue(); err != nil {
-		return nil, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: s.cfg.Load().QueueTimeout, Err: err}
+		return nil, false, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: s.cfg.Load().QueueTimeout, Err: err}
 	}
 	g := newGeneration(s, t, spec)
 	t.current = g
 	g.enterLocked(Starting, reasonRequest, nil)
+	g.enter()
 	go g.run()
-	return g, g.exited, nil
+	return g, true, g.exited, nil
 }
 
 func (t *tenant) unavailable(err error) error {
