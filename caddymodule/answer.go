@@ -50,8 +50,9 @@ func (req *request) sends() (times int, maxBody int64) {
 
 // ask has the tenant's worker answer. A request that may be sent again is, to the
 // next worker, if the one that has it dies. What a read is, package wire says: not
-// the client's method, since there is a GET that inserts.
-func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.Request) (*answer, error) {
+// the client's method, since there is a GET that inserts. enter, unless nil, is
+// called before the request goes to a worker that is ready.
+func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.Request, enter func() error) (*answer, error) {
 	sends, most := req.sends()
 	var kept []byte
 	if sends > 1 && up.Body != nil {
@@ -66,7 +67,7 @@ func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.R
 	}
 	var before error // of a write that may have been made
 	for n := 1; ; n++ {
-		ans, err := askOnce(s, spec, up)
+		ans, err := askOnce(s, spec, up, enter)
 		var died *supervisor.ErrDied
 		if err == nil || n == sends || !errors.As(err, &died) || up.Context().Err() != nil {
 			if err != nil && before != nil {
@@ -114,8 +115,8 @@ func keep(up *http.Request, most int64) (body []byte, whole bool, err error) {
 }
 
 // askOnce returns an error, too, where the answer broke off before its first byte.
-func askOnce(s *serving, spec supervisor.Spec, up *http.Request) (*answer, error) {
-	resp, err := s.super.RoundTrip(spec, up)
+func askOnce(s *serving, spec supervisor.Spec, up *http.Request, enter func() error) (*answer, error) {
+	resp, err := s.super.RoundTripWhen(spec, up, enter)
 	if err != nil {
 		return nil, err
 	}

@@ -89,9 +89,10 @@ type App struct {
 	// the options above are the defaults.
 	Limits tenants.Limits `json:"limits,omitzero"`
 
-	// MaxInFlight is how many requests may wait for the beginning of an answer
-	// until those of tenants with more than their share of them are refused.
-	// Default: 32 for each CPU.
+	// MaxInFlight is what the requests that wait for the beginning of an answer
+	// may cost, a read 16 and a write 1, until those of tenants with more than
+	// their share wait in line, for a second at most. Default: 32 for each CPU,
+	// which is two reads.
 	MaxInFlight int64 `json:"max_in_flight,omitempty"`
 
 	// StartTimeout is how long a worker may take until it serves; it is
@@ -281,7 +282,10 @@ func (a *App) checkLimits() error {
 
 // Start loads tenants.json, begins to watch it and makes the supervisor ready.
 // No worker starts before its tenant's first request.
-func (a *App) Start() error { return a.runtime.start(a) }
+func (a *App) Start() error {
+	keepHeap()
+	return a.runtime.start(a)
+}
 
 // Stop does nothing: the workers hang on the runtime, which ends when no config
 // uses it any more.

@@ -108,9 +108,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 // broke off after its status.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, s *serving, tenant *tenants.Tenant, usage *usage, began time.Time) (wire.Op, int, error) {
 	limits := tenant.Limits.Or(g.app.limits)
-	place := &place{grant: grant{usage: usage, applied: usage.meter.apply(began, &limits)}, shedder: &g.app.runtime.shedder}
+	place := &place{grant: grant{usage: usage, applied: usage.meter.apply(began, &limits)}, shedder: &g.app.runtime.shedder, began: began, most: g.app.MaxInFlight}
 	defer place.release()
-	if refusal := place.enter(r.Context(), g.app.MaxInFlight, began); refusal != nil {
+	if refusal := place.admit(began); refusal != nil {
 		return g.refuseLimited(w, r, tenant, place, "limited", refusal)
 	}
 	place.setHeaders(w.Header())
@@ -145,10 +145,11 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		return req.op, werr.Status, nil
 	}
 	req.address.Tenant = tenant.ID
+	enter := func() error { return place.enter(r.Context(), req.cost()) }
 	if req.body != nil && (req.length < 0 || req.length > largeText) {
-		place.begin() // its client may be slow
+		enter = nil // its client may be slow
 	}
-	ans, err := g.ask(s, workerSpec(tenant), req, req.upstream(r, tenant.QuotaBytes()))
+	ans, err := g.ask(s, workerSpec(tenant), req, req.upstream(r, tenant.QuotaBytes()), enter)
 	place.begin()
 	if err == nil {
 		defer ans.close()
@@ -163,6 +164,9 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		// The client is slow and its text is wanted no more. net/http would
 		// wait for the rest of it before it answers, unless told to close.
 		w.Header().Set("Connection", "close")
+	}
+	if busy := (*refusal)(nil); errors.As(err, &busy) {
+		return g.refuseLimited(w, r, tenant, place, "limited", busy)
 	}
 	if err != nil {
 		werr := g.refusal(r, req, tenant, limits, err)

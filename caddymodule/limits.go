@@ -144,6 +144,8 @@ type refusal struct {
 	err  *wire.Error
 }
 
+func (r *refusal) Error() string { return r.err.Error() }
+
 // admit lets a request in and counts it, or says which limit refuses it, which
 // then costs nothing. In either case the grant knows what is left.
 func (g *grant) admit(now time.Time) *refusal {

@@ -375,8 +375,9 @@ func BenchmarkLimits(b *testing.B) {
 			for b.Loop() {
 				now := time.Now()
 				in := tenant.Limits.Or(tenants.Limits{})
-				p := &place{grant: grant{usage: u, applied: u.meter.apply(now, &in)}, shedder: shedder}
-				p.enter(b.Context(), 100, now)
+				p := &place{grant: grant{usage: u, applied: u.meter.apply(now, &in)}, shedder: shedder, began: now, most: 100}
+				p.admit(now)
+				p.enter(b.Context(), readCost)
 				p.setHeaders(h)
 				p.release()
 			}

@@ -31,7 +31,7 @@ type metrics struct {
 var (
 	storageDesc = prometheus.NewDesc("sq_storage_bytes", "Text of all documents of a tenant, breaks included: what its quota counts; _others are all tenants that were not active.", []string{"tenant"}, nil)
 	quotaDesc   = prometheus.NewDesc("sq_quota_bytes", "Quota of a tenant in bytes, 0 for none; _others are all tenants that were not active.", []string{"tenant"}, nil)
-	waitingDesc = prometheus.NewDesc("sq_requests_waiting", "Requests of all tenants whose answer has not begun: what max_in_flight bounds.", nil, nil)
+	waitingDesc = prometheus.NewDesc("sq_waiting_cost", "What the requests of all tenants cost whose answer has not begun, a read 16 and a write 1: tenants get no more than their share while it is over max_in_flight.", nil, nil)
 	activeDesc  = prometheus.NewDesc("sq_tenants_active", "Tenants in tenants.json that are enabled.", nil, nil)
 )
 
@@ -179,6 +179,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	if whole {
 		ch <- prometheus.MustNewConstMetric(storageDesc, prometheus.GaugeValue, float64(othersStored), othersLabel)
 	}
-	ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(m.rt.shedder.waiting.Load()))
+	ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(m.rt.shedder.wanted.Load()))
 	ch <- prometheus.MustNewConstMetric(activeDesc, prometheus.GaugeValue, float64(enabled))
 }

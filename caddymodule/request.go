@@ -48,6 +48,14 @@ type request struct {
 	text     *clientText // body, where it is the client's own
 }
 
+// cost is what the request costs the box, for the shedder.
+func (req *request) cost() int64 {
+	if req.rule.Write {
+		return writeCost
+	}
+	return readCost
+}
+
 // maxText returns how many bytes of text a request for op may bring.
 func maxText(op wire.Op, limits *tenants.Limits) int64 {
 	if op == wire.Replace {

@@ -29,14 +29,12 @@ type usageBook struct {
 	saved  [sha256.Size]byte // of what save wrote to it last
 }
 
-// usage is what the edge knows of one tenant's calls. All of it is atomic, but
-// for the lock that the tenant's rate has to itself.
+// usage is what the edge knows of one tenant's calls. No lock in it is another
+// tenant's.
 type usage struct {
 	meter    meter
+	turns    turns
 	inflight atomic.Int64
-	waiting  atomic.Int64 // of those, requests let in whose answer has not begun
-	wanted   atomic.Int64 // waiting, and those refused and not told so yet
-	second   atomic.Int64 // the last second, since 1970, in which there was a request
 	total    atomic.Uint64
 	last     atomic.Int64  // Unix time in nanoseconds of the last call, 0 for none
 	day      atomic.Uint64 // the UTC day since 1970 in the upper 24 bits, its calls in the lower 40

@@ -28,6 +28,13 @@ const maxSends = 3
 // The error is an [*ErrUnavailable], an [*ErrDied], one with [ErrTimeout] in its
 // chain, the cause of r's context, or what reading r's body returned.
 func (s *Supervisor) RoundTrip(spec Spec, r *http.Request) (*http.Response, error) {
+	return s.RoundTripWhen(spec, r, nil)
+}
+
+// RoundTripWhen is RoundTrip that calls when, unless that is nil, each time before
+// it sends r, with the worker ready and kept awake. An error of when is returned as
+// it is, and the worker not asked.
+func (s *Supervisor) RoundTripWhen(spec Spec, r *http.Request, when func() error) (*http.Response, error) {
 	ahead, more, err := readAhead(r)
 	if err != nil {
 		return nil, err
@@ -37,6 +44,12 @@ func (s *Supervisor) RoundTrip(spec Spec, r *http.Request) (*http.Response, erro
 		g, err := s.acquire(r.Context(), t, spec)
 		if err != nil {
 			return nil, err
+		}
+		if when != nil {
+			if err := when(); err != nil {
+				g.leave()
+				return nil, err
+			}
 		}
 		resp, err := g.send(r, ahead, more, true)
 		if err == nil {

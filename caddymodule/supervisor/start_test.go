@@ -308,3 +308,26 @@ func TestStatusAndMetrics(t *testing.T) {
 		t.Errorf("lint: %v, %v", problems, err)
 	}
 }
+
+// A request that must wait for more than its worker waits with the worker ready and
+// kept awake, and goes nowhere if it may not.
+func TestRequestMayBeHeldBackFromAReadyWorker(t *testing.T) {
+	s, _ := mustNew(t, Config{})
+	spec := mustSpec(t, "acme")
+	full := errors.New("the box is full")
+	_, err := s.RoundTripWhen(spec, request(testContext(t), http.MethodGet, "/who", ""), func() error {
+		if st := s.Status("acme"); st.State != Ready {
+			t.Errorf("the worker is %s while its request is held back", st.State)
+		}
+		if n := s.tenant("acme").current.requests.Load(); n != 1 {
+			t.Errorf("%d requests keep the worker awake", n)
+		}
+		return full
+	})
+	if err != full {
+		t.Errorf("error %v, want the one that held it back", err)
+	}
+	if n := s.tenant("acme").current.requests.Load(); n != 0 {
+		t.Errorf("%d requests are counted after that", n)
+	}
+}

@@ -37,6 +37,8 @@ func main() {
 		profile := flags.String("profile", "", "instead of the table: load (c) at 64 connections and write the edge's CPU profile to this file")
 		parse(flags, args)
 		err = withTestbed(func(b *testbed) error { return b.paths(*rounds, *each, *profile) })
+	case "hot-clients": // of fairness
+		err = hotClients()
 	case "fairness":
 		rounds, each := roundFlags(flags)
 		parse(flags, args)
