@@ -41,7 +41,7 @@ type wal struct {
 
 // write makes a batch durable, for whose records there is room.
 func (w *wal) write(b *batch) error {
-	current := w.segments[len(w.segments)-1]
+	current := w.newest()
 	w.buf = w.buf[:0]
 	for _, r := range b.records {
 		w.ops = w.ops[:0]
@@ -84,12 +84,11 @@ func (w *wal) marked() bool { return w.used == segmentHeader || w.lastMark == w.
 
 // flush appends the buffer and syncs it. last is the sequence it ends with.
 func (w *wal) flush(last uint64) error {
-	name := w.segments[len(w.segments)-1].name()
 	if _, err := w.f.WriteAt(w.buf, w.used); err != nil {
-		return fmt.Errorf("write log segment %s: %w", name, err)
+		return fmt.Errorf("write log segment %s: %w", w.newest().name(), err)
 	}
 	if err := syncData(w.f); err != nil {
-		return fmt.Errorf("sync log segment %s: %w", name, err)
+		return fmt.Errorf("sync log segment %s: %w", w.newest().name(), err)
 	}
 	w.used += int64(len(w.buf))
 	w.durable = last
@@ -114,7 +113,7 @@ func (w *wal) reserve(size int64) error {
 		return unsynced{err}
 	}
 	w.bytes.Add(alloc - w.alloc)
-	w.segments[len(w.segments)-1].size = alloc
+	w.newest().size = alloc
 	w.alloc = alloc
 	return nil
 }

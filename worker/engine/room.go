@@ -108,7 +108,7 @@ func (w *wal) grow(n int64) error {
 		return nil
 	}
 	if err := w.reserve(w.used + n + keptRoom); err != nil {
-		return fmt.Errorf("extend log segment %s: %w", w.segments[len(w.segments)-1].name(), err)
+		return fmt.Errorf("extend log segment %s: %w", w.newest().name(), err)
 	}
 	return nil
 }

@@ -42,6 +42,9 @@ func (s *segment) unsaved(open map[string]*document) (docs []*document) {
 
 func (w *wal) oldest() *segment { return w.segments[0] }
 
+// newest is the segment that is written.
+func (w *wal) newest() *segment { return w.segments[len(w.segments)-1] }
+
 // disposable reports whether no segment holds a change that its file lacks.
 func (w *wal) disposable(open map[string]*document) bool {
 	for _, s := range w.segments {
