@@ -3,7 +3,12 @@ package cgroup
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
+	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Open arranges the group that was delegated to this process. The error says why
@@ -24,13 +29,40 @@ func Open() (*Tree, error) {
 	return arrange(dir, os.Getpid())
 }
 
-// Place has a process begin its life in the group. What it returns is to be
-// called once the process is there.
-func (g *Group) Place(attr *syscall.SysProcAttr) (done func(), err error) {
-	dir, err := os.Open(g.dir)
-	if err != nil {
-		return nil, fmt.Errorf("opening the worker's group: %w", err)
+// Start starts cmd in the group.
+//
+// Where a seccomp filter keeps clone3 from the edge, as RestrictNamespaces= of
+// systemd and the profiles of containers do, the process is moved there as soon as
+// it exists. What little memory it has had by then stays the edge's, and it takes
+// the kernel some milliseconds.
+func (g *Group) Start(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
-	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
-	return func() { dir.Close() }, nil
+	if hasClone3() {
+		dir, err := os.Open(g.dir)
+		if err != nil {
+			return fmt.Errorf("opening the worker's group: %w", err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		return cmd.Start()
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := g.set("cgroup.procs", strconv.Itoa(cmd.Process.Pid)); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return fmt.Errorf("moving the worker into its group: %w", err)
+	}
+	return nil
 }
+
+// hasClone3 reports whether this process may use clone3, by which a process begins
+// in another group than its parent's.
+var hasClone3 = sync.OnceValue(func() bool {
+	// Without arguments it does nothing but say so.
+	_, _, errno := unix.Syscall(unix.SYS_CLONE3, 0, 0, 0)
+	return errno == unix.EINVAL
+})

@@ -8,14 +8,57 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
+
+// withoutClone3 in the environment has TestRealGroups do without clone3.
+const withoutClone3 = "SQ_CGROUP_WITHOUT_CLONE3"
+
+// What RestrictNamespaces= of systemd takes from the edge its workers do not need to
+// be in their groups.
+func TestRealGroupsWithoutClone3(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.v", "-test.run=^TestRealGroups$")
+	cmd.Env = append(os.Environ(), withoutClone3+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if strings.Contains(string(out), "--- SKIP") {
+		t.Skipf("%s", out)
+	}
+}
+
+// denyClone3 has clone3 fail as on a kernel that does not have it, for good.
+func denyClone3(t *testing.T) {
+	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the call's number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_CLONE3},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		t.Fatal(errno)
+	}
+	if hasClone3() {
+		t.Fatal("clone3 is still there")
+	}
+}
 
 // In a group of the kernel's own, where what it cannot do shows.
 func TestRealGroups(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: only root can make a group here")
+	}
+	if os.Getenv(withoutClone3) != "" {
+		denyClone3(t)
 	}
 	mounts := read(t, "/proc/self/mountinfo")
 	root, err := ownGroup("0::/\n", mounts)
@@ -33,16 +76,10 @@ func TestRealGroups(t *testing.T) {
 			}
 		}
 	})
-	start := func(place func(*syscall.SysProcAttr) (func(), error)) *exec.Cmd {
+	start := func(g *Group) *exec.Cmd {
 		t.Helper()
 		cmd := exec.Command("sleep", "3600")
-		cmd.SysProcAttr = new(syscall.SysProcAttr)
-		placed, err := place(cmd.SysProcAttr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer placed()
-		if err := cmd.Start(); err != nil {
+		if err := g.Start(cmd); err != nil {
 			t.Fatal(err)
 		}
 		return cmd
@@ -58,7 +95,7 @@ func TestRealGroups(t *testing.T) {
 		}
 		return got
 	}
-	edge := start((&Group{dir: dir}).Place)
+	edge := start(&Group{dir: dir})
 	defer end(edge)
 	tree, err := arrange(dir, edge.Process.Pid)
 	if err != nil {
@@ -76,7 +113,7 @@ func TestRealGroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := start(g.Place)
+	worker := start(g)
 	if got := of(worker); got != filepath.Join(dir, "tenants/acme") {
 		t.Errorf("the worker is in %s", got)
 	}

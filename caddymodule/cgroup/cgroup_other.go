@@ -4,7 +4,7 @@ package cgroup
 
 import (
 	"errors"
-	"syscall"
+	"os/exec"
 )
 
 var errLinux = errors.New("only Linux has cgroups")
@@ -12,5 +12,5 @@ var errLinux = errors.New("only Linux has cgroups")
 // Open returns an error.
 func Open() (*Tree, error) { return nil, errLinux }
 
-// Place returns an error.
-func (g *Group) Place(*syscall.SysProcAttr) (done func(), err error) { return nil, errLinux }
+// Start returns an error.
+func (g *Group) Start(*exec.Cmd) error { return errLinux }

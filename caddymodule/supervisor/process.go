@@ -140,18 +140,18 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		if err != nil {
 			return nil, err
 		}
-		placed, err := p.group.Place(p.cmd.SysProcAttr)
-		if err != nil {
-			return nil, err
-		}
-		defer placed()
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := keepRights(); err != nil {
 		return nil, err
 	}
-	if err := p.cmd.Start(); err != nil {
+	if p.group != nil {
+		err = p.group.Start(p.cmd)
+	} else {
+		err = p.cmd.Start()
+	}
+	if err != nil {
 		return nil, err
 	}
 	p.pid = p.cmd.Process.Pid

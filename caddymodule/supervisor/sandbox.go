@@ -26,11 +26,9 @@ func ProbeGroups(worker string, groups *cgroup.Tree) error {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	probe := exec.CommandContext(ctx, worker, "version")
-	probe.Env, probe.Dir, probe.SysProcAttr = []string{}, "/", new(syscall.SysProcAttr)
-	placed, err := group.Place(probe.SysProcAttr)
-	if err == nil {
-		err = probe.Run()
-		placed()
+	probe.Env, probe.Dir = []string{}, "/"
+	if err = group.Start(probe); err == nil {
+		err = probe.Wait()
 	}
 	if err != nil {
 		err = fmt.Errorf("starting a process in a group: %w", err)
