@@ -153,7 +153,7 @@ func (t *Tree) Missing() string { return strings.Join(t.lacking, "; ") }
 type Group struct {
 	tree *Tree
 	dir  string
-	ooms int // kills for want of memory before it was entered
+	ooms int64 // kills for want of memory before it was entered
 
 	mu     sync.Mutex
 	weight int  // cpu.weight, unless idle
@@ -228,12 +228,22 @@ func (g *Group) SetIdle(idle bool) error {
 // it was made, since they needed more than memory.max.
 func (g *Group) OutOfMemory() bool { return g.oomKills() > g.ooms }
 
-func (g *Group) oomKills() int {
-	data, _ := os.ReadFile(filepath.Join(g.dir, "memory.events"))
+func (g *Group) oomKills() int64 { return g.count("memory.events", "oom_kill") }
+
+// Resident returns the memory of the group's processes in bytes, caches of files
+// that they have not mapped left out; 0 where it is not known. The kernel may be
+// some seconds behind.
+func (g *Group) Resident() int64 {
+	return g.count("memory.stat", "anon") + g.count("memory.stat", "file_mapped")
+}
+
+// count returns a number from a file of the kernel's, and 0 where it is not there.
+func (g *Group) count(file, name string) int64 {
+	data, _ := os.ReadFile(filepath.Join(g.dir, file))
 	for line := range strings.Lines(string(data)) {
-		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			kills, _ := strconv.Atoi(strings.TrimSpace(n))
-			return kills
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			return n
 		}
 	}
 	return 0

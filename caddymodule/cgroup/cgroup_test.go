@@ -187,3 +187,17 @@ func TestOutOfMemory(t *testing.T) {
 		}
 	}
 }
+
+// What a group says is its processes' memory, without the caches of files.
+func TestResident(t *testing.T) {
+	g := &Group{dir: t.TempDir()}
+	if got := g.Resident(); got != 0 {
+		t.Errorf("without a file it is %d", got)
+	}
+	if err := os.WriteFile(filepath.Join(g.dir, "memory.stat"), []byte("anon 4096\nfile 900000\nfile_mapped 8192\nanon_thp 5\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.Resident(); got != 12288 {
+		t.Errorf("it is %d", got)
+	}
+}

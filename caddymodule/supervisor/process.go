@@ -254,6 +254,17 @@ func (p *process) awaitReady(timeout time.Duration) (string, error) {
 	return line, err
 }
 
+// resident returns the process's resident memory in bytes, or 0 where that is not
+// known. ProtectProc= of systemd hides workers from the edge, whose user they may
+// have, for nobody may debug them.
+func (p *process) resident() int64 {
+	bytes := residentBytes(p.pid)
+	if bytes == 0 && p.group != nil {
+		bytes = p.group.Resident()
+	}
+	return bytes
+}
+
 func (p *process) closeLifeline() {
 	p.closed.Do(func() { p.lifeline.Close() })
 }

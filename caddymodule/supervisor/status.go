@@ -15,7 +15,7 @@ type Status struct {
 	PID       int           // 0 where there is no process
 	StartedAt time.Time     // when it became ready; zero where it is not
 	Yields    bool          // runs only where nobody else wants to, since it uses far more of the processors than others
-	RSS       int64         // resident memory in bytes; 0 where unknown
+	RSS       int64         // resident memory in bytes, without the binary's where only its cgroup tells; 0 where unknown
 	Starts    int           // since the edge began
 	Crashes   int           // failed starts and unexpected ends since then
 	LastError string        // of the last of those; may hold paths
@@ -58,8 +58,14 @@ func (s *Supervisor) States() map[string]Status {
 
 func (t *tenant) status(now time.Time) Status {
 	st := t.describe(now)
-	if st.PID != 0 {
-		st.RSS = residentBytes(st.PID)
+	t.mu.Lock()
+	var p *process
+	if t.current != nil {
+		p = t.current.process
+	}
+	t.mu.Unlock()
+	if p != nil {
+		st.RSS = p.resident()
 	}
 	return st
 }
