@@ -129,3 +129,30 @@ func TestUsersWithoutRights(t *testing.T) {
 	e.Want("tok-alpha", "GET", "/toc?p=notes", "", 200, "")
 	e.SaysMissing(missing)
 }
+
+// An edge that has lost its rights cannot take back what a worker's own user has,
+// and says who can.
+func TestUsersWhoseEdgeHasLostItsRights(t *testing.T) {
+	t.Parallel()
+	e := PrepareUsers(t, 12345, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_KILL)
+	e.Boot()
+	e.Want("tok-alpha", "POST", "/update?c="+origin, "text", 200, "Updated 4 bytes")
+	e.Quit()
+	e.attr.AmbientCaps = nil
+	e.edit("worker_uids ", "# worker_uids ")
+	e.Boot()
+	dir := e.Tenant("alpha").DataDir
+	got, err := e.Try("tok-alpha", "GET", "/select?c="+origin, "")
+	must(t, err)
+	if want := "chown -R 12345:12345 " + dir; got.Status != 503 || strings.Contains(got.Body, dir) || !strings.Contains(e.Log(), want) {
+		t.Errorf("the answer is %d %q, and the log lacks %q", got.Status, got.Body, want)
+	}
+	must(t, exec.Command("chown", "-R", "12345:12345", dir).Run())
+	Eventually(t, "the tenant is served", func() error {
+		got, err := e.Try("tok-alpha", "GET", "/select?c="+origin, "")
+		if err != nil || got.Status != 200 || got.Body != "text" {
+			return fmt.Errorf("%d %q, %v", got.Status, got.Body, err)
+		}
+		return nil
+	})
+}

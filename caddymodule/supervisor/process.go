@@ -207,6 +207,9 @@ func ownUser(cfg *Config, spec Spec, attr *syscall.SysProcAttr) (*os.File, error
 // worker may have it open.
 func TakeBack(dir string) error {
 	home, err := give(dir, os.Geteuid(), os.Getegid())
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: it had a user of its own; let the edge keep CAP_CHOWN, or have root run chown -R %d:%d %s", err, os.Geteuid(), os.Getegid(), dir)
+	}
 	if err != nil {
 		return err
 	}
