@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"iter"
+	"sync"
 
 	"github.com/sqedge/sqedge/shared/phext"
 )
@@ -34,7 +35,22 @@ const (
 	maxText    = maxPayload / 2
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli returns the table of CRC-32C, which takes a quarter of a millisecond to
+// make: a worker of a tenant who only reads may never need it.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
+
+// checkHeader is the CRC-32C of a segment's header, without that table: an empty log,
+// as a worker that was parked leaves it, is read at most starts.
+func checkHeader(header []byte) uint32 {
+	sum := ^uint32(0)
+	for _, b := range header {
+		sum ^= uint32(b)
+		for range 8 {
+			sum = sum>>1 ^ crc32.Castagnoli&-(sum&1)
+		}
+	}
+	return ^sum
+}
 
 // opKind is the first byte of an operation.
 type opKind uint8
@@ -177,13 +193,13 @@ func appendFrame(dst []byte, epoch [8]byte, seq, durable uint64, ops ...op) []by
 	binary.LittleEndian.PutUint32(h[4:], uint32(len(payload)))
 	binary.LittleEndian.PutUint64(h[8:], seq)
 	binary.LittleEndian.PutUint64(h[16:], durable)
-	binary.LittleEndian.PutUint32(h[24:], crc32.Checksum(payload, castagnoli))
+	binary.LittleEndian.PutUint32(h[24:], crc32.Checksum(payload, castagnoli()))
 	binary.LittleEndian.PutUint32(h, checkFrame(epoch, h))
 	return dst
 }
 
 func checkFrame(epoch [8]byte, header []byte) uint32 {
-	return crc32.Update(crc32.Checksum(epoch[:], castagnoli), castagnoli, header[4:frameHeader])
+	return crc32.Update(crc32.Checksum(epoch[:], castagnoli()), castagnoli(), header[4:frameHeader])
 }
 
 type frame struct {
@@ -209,7 +225,7 @@ func readFrame(b []byte, epoch [8]byte) (f frame, ok bool) {
 	f.payload = b[frameHeader:f.size:f.size]
 	f.seq = binary.LittleEndian.Uint64(b[8:])
 	f.durable = binary.LittleEndian.Uint64(b[16:])
-	return f, f.durable < f.seq && crc32.Checksum(f.payload, castagnoli) == binary.LittleEndian.Uint32(b[24:])
+	return f, f.durable < f.seq && crc32.Checksum(f.payload, castagnoli()) == binary.LittleEndian.Uint32(b[24:])
 }
 
 // frames yields the frames of b that verify, each with its offset, and passes
@@ -242,13 +258,13 @@ func appendSegmentHeader(dst []byte, epoch [8]byte, first uint64) []byte {
 	dst = append(dst, segmentMagic...)
 	dst = append(dst, epoch[:]...)
 	dst = binary.LittleEndian.AppendUint64(dst, first)
-	dst = binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+	dst = binary.LittleEndian.AppendUint32(dst, checkHeader(dst[start:]))
 	return append(dst, 0, 0, 0, 0)
 }
 
 func readSegmentHeader(b []byte) (epoch [8]byte, first uint64, ok bool) {
 	if len(b) < segmentHeader || string(b[:8]) != segmentMagic ||
-		crc32.Checksum(b[:24], castagnoli) != binary.LittleEndian.Uint32(b[24:]) {
+		checkHeader(b[:24]) != binary.LittleEndian.Uint32(b[24:]) {
 		return epoch, 0, false
 	}
 	copy(epoch[:], b[8:16])

@@ -77,14 +77,14 @@ func (ks *keys) encode(seq uint64, now time.Time) []byte {
 			b = appendKey(b, &keyed{key, r})
 		}
 	}
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 }
 
 // decode enters the keys of a file.
 func (ks *keys) decode(b []byte, now time.Time) error {
 	end := len(b) - 4
 	if end < keysHeader || string(b[:8]) != keysMagic || (end-keysHeader)%keySize != 0 ||
-		crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
+		crc32.Checksum(b[:end], castagnoli()) != binary.LittleEndian.Uint32(b[end:]) {
 		return &CorruptError{File: keysFile, Reason: "it does not verify"}
 	}
 	ks.file.saved = binary.LittleEndian.Uint64(b[8:])

@@ -109,7 +109,7 @@ func sealFrame(seq, durable uint64, payload []byte) []byte {
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(payload)))
 	binary.LittleEndian.PutUint64(b[8:], seq)
 	binary.LittleEndian.PutUint64(b[16:], durable)
-	binary.LittleEndian.PutUint32(b[24:], crc32.Checksum(payload, castagnoli))
+	binary.LittleEndian.PutUint32(b[24:], crc32.Checksum(payload, castagnoli()))
 	binary.LittleEndian.PutUint32(b, checkFrame(testEpoch, b))
 	return b
 }
