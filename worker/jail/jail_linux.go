@@ -24,10 +24,13 @@ func Enter(mode wire.Sandbox, b Bounds) ([]wire.SandboxPart, error) {
 	if mode == wire.SandboxOff {
 		return nil, nil
 	}
-	// Where calls for all threads are not to be had, they are made for this one
-	// and seccomp, which comes last, takes the others along as far as it can.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if usesCgo {
+		// Calls for all threads are not to be had. They are made for this one, and
+		// seccomp, which comes last, takes the others along as far as it can. Not
+		// otherwise, since the runtime keeps one more thread from then on.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
 	var parts []wire.SandboxPart
 	for _, p := range []struct {
 		name  string

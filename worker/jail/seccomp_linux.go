@@ -103,12 +103,12 @@ func assemble() []unix.SockFilter {
 	deny := ret(unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM))
 	// Calls of another architecture, such as 32-bit ones, have other numbers.
 	// Those of x32 have numbers that are not in the list.
-	program := []unix.SockFilter{
+	program := append(make([]unix.SockFilter, 0, 256),
 		load(offsetArch),
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: auditArch},
+		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: auditArch},
 		deny,
 		load(offsetCall),
-	}
+	)
 	for _, call := range allowed {
 		program = append(program, unless(call, 1), ret(unix.SECCOMP_RET_ALLOW))
 	}
