@@ -95,7 +95,10 @@ func serve(cfg config) int {
 		e.tell(reason)
 		return 1
 	}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true) // without HTTP/2, which is set up otherwise and never spoken
 	server := &http.Server{
+		Protocols: &protocols,
 		Handler: api.New(api.Config{
 			Engine:      eng,
 			Tenant:      cfg.tenant,
