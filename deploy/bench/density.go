@@ -243,8 +243,10 @@ func (b *denseBed) reloads(m *row, n int) error {
 	defer s.stop()
 	var took, delays, calms []time.Duration
 	for range n {
+		text := b.nextTenants() // which is our work and not the edge's
+		s.settle()
 		began := time.Now()
-		in, err := b.change()
+		in, err := b.change(text)
 		if err != nil {
 			return err
 		}

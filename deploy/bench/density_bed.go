@@ -91,7 +91,7 @@ func (b *denseBed) serve(n int) error {
 		}
 	}
 	b.tenants = n
-	if err := b.writeTenants(); err != nil {
+	if err := b.writeTenants(b.nextTenants()); err != nil {
 		return err
 	}
 	// In there are the counters of calls.
@@ -114,9 +114,9 @@ func (b *denseBed) serve(n int) error {
 	}
 }
 
-// writeTenants replaces tenants.json as an editor would, with one tenant's quota
+// nextTenants returns the next content of tenants.json, with one tenant's quota
 // changed.
-func (b *denseBed) writeTenants() error {
+func (b *denseBed) nextTenants() []byte {
 	b.changes++
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "{\"admin_key\": %q, \"tenants\": [\n", denseAdmin)
@@ -131,8 +131,13 @@ func (b *denseBed) writeTenants() error {
 		fmt.Fprintf(&text, "  {\"id\": \"tenant-%d\", \"api_key\": %q, \"data_dir\": %q, \"quota_mb\": %d, \"enabled\": true}%s\n", i, denseKey(i), b.dataDir(i), quota, comma)
 	}
 	text.WriteString("]}\n")
+	return text.Bytes()
+}
+
+// writeTenants replaces tenants.json as an editor would.
+func (b *denseBed) writeTenants(text []byte) error {
 	path := filepath.Join(b.dir, "tenants.json")
-	if err := os.WriteFile(path+".new", text.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
@@ -143,16 +148,18 @@ func denseKey(i int) string { return fmt.Sprintf("pmb-v1-%032x", i) }
 // reloadLine is what the edge's log says of a change of tenants.json.
 const reloadLine = "tenants.json is in force"
 
-// change changes tenants.json, waits until the edge says that the change is in
-// force, and returns how long that took it.
-func (b *denseBed) change() (time.Duration, error) {
-	seen := len(b.log())
-	if err := b.writeTenants(); err != nil {
+// change gives tenants.json another content, waits until the edge says that it is in
+// force, and returns how long that took it. It reads no more of the log than is new:
+// the log of a thousand workers read every few milliseconds would hold up the
+// requests that the change is said to delay.
+func (b *denseBed) change(text []byte) (time.Duration, error) {
+	seen := b.logSize()
+	if err := b.writeTenants(text); err != nil {
 		return 0, err
 	}
 	for range 1000 {
 		time.Sleep(5 * time.Millisecond)
-		for line := range bytes.Lines(b.log()[seen:]) {
+		for line := range bytes.Lines(b.logFrom(seen)) {
 			var entry struct {
 				Msg  string  `json:"msg"`
 				Took float64 `json:"took"` // seconds

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -138,9 +139,26 @@ func (b *testbed) launch() error {
 	return nil
 }
 
-func (b *testbed) log() []byte {
-	text, _ := os.ReadFile(filepath.Join(b.dir, "log"))
+func (b *testbed) log() []byte { return b.logFrom(0) }
+
+// logFrom returns what the edge has logged behind so many bytes.
+func (b *testbed) logFrom(offset int64) []byte {
+	f, err := os.Open(filepath.Join(b.dir, "log"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.NewSectionReader(f, offset, math.MaxInt64-offset))
 	return text
+}
+
+// logSize returns how many bytes it has logged.
+func (b *testbed) logSize() int64 {
+	info, err := os.Stat(filepath.Join(b.dir, "log"))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // stop ends the edge, and so its workers.
