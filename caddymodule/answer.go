@@ -2,10 +2,10 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 
 	"go.uber.org/zap"
@@ -27,7 +27,7 @@ const (
 // answer is a worker's answer whose first bytes were read. The status of one that
 // breaks off before them has not been passed on yet.
 type answer struct {
-	*http.Response
+	*supervisor.Answer
 	buffer *[]byte
 	n      int   // bytes at the buffer's beginning
 	err    error // of reading them
@@ -52,7 +52,7 @@ func (req *request) sends() (times int, maxBody int64) {
 // next worker, if the one that has it dies. What a read is, package wire says: not
 // the client's method, since there is a GET that inserts. enter, unless nil, is
 // called before the request goes to a worker that is ready.
-func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.Request, enter func() error) (*answer, error) {
+func (g *Gateway) ask(ctx context.Context, s *serving, spec supervisor.Spec, req *request, up *supervisor.Request, enter func() error) (*answer, error) {
 	sends, most := req.sends()
 	var kept []byte
 	if sends > 1 && up.Body != nil {
@@ -67,13 +67,16 @@ func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.R
 	}
 	var before error // of a write that may have been made
 	for n := 1; ; n++ {
-		ans, err := askOnce(s, spec, up, enter)
+		ans, err := askOnce(ctx, s, spec, up, enter)
+		if err == nil {
+			return ans, nil
+		}
 		var died *supervisor.ErrDied
-		if err == nil || n == sends || !errors.As(err, &died) || up.Context().Err() != nil {
-			if err != nil && before != nil {
+		if n == sends || !errors.As(err, &died) || ctx.Err() != nil {
+			if before != nil {
 				err = errors.Join(before, err)
 			}
-			return ans, err
+			return nil, err
 		}
 		again := "read"
 		if req.rule.Write {
@@ -88,14 +91,14 @@ func (g *Gateway) ask(s *serving, spec supervisor.Spec, req *request, up *http.R
 		g.logger.Warn("sending a "+again+" again whose worker died", zap.String("tenant", spec.Tenant), zap.String("op", string(req.op)), zap.Error(err))
 		next := *up // the last exchange may still look at the old one
 		if up = &next; kept != nil {
-			up.Body = io.NopCloser(bytes.NewReader(kept))
+			up.Body = bytes.NewReader(kept)
 		}
 	}
 }
 
 // keep reads a body of at most that many bytes, so that it can be sent again. One
 // that turns out to be longer is left to be sent once.
-func keep(up *http.Request, most int64) (body []byte, whole bool, err error) {
+func keep(up *supervisor.Request, most int64) (body []byte, whole bool, err error) {
 	if up.ContentLength > most {
 		return nil, false, nil
 	}
@@ -104,28 +107,31 @@ func keep(up *http.Request, most int64) (body []byte, whole bool, err error) {
 		return nil, false, err
 	}
 	if int64(len(body)) > most {
-		up.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), up.Body))
+		up.Body = io.MultiReader(bytes.NewReader(body), up.Body)
 		return nil, false, nil
 	}
 	if up.ContentLength >= 0 && int64(len(body)) < up.ContentLength {
 		return nil, false, fmt.Errorf("the body has %d of %d bytes: %w", len(body), up.ContentLength, io.ErrUnexpectedEOF)
 	}
-	up.Body, up.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	up.Body, up.ContentLength = bytes.NewReader(body), int64(len(body))
 	return body, true, nil
 }
 
 // askOnce returns an error, too, where the answer broke off before its first byte.
-func askOnce(s *serving, spec supervisor.Spec, up *http.Request, enter func() error) (*answer, error) {
-	resp, err := s.super.RoundTripWhen(spec, up, enter)
+func askOnce(ctx context.Context, s *serving, spec supervisor.Spec, up *supervisor.Request, enter func() error) (*answer, error) {
+	ans, err := s.super.RoundTripWhen(ctx, spec, up, enter)
 	if err != nil {
 		return nil, err
 	}
-	a := &answer{Response: resp, buffer: buffers.Get().(*[]byte)}
+	a := &answer{Answer: ans, buffer: buffers.Get().(*[]byte)}
 	for a.n == 0 && a.err == nil {
-		a.n, a.err = resp.Body.Read(*a.buffer)
+		a.n, a.err = ans.Body.Read(*a.buffer)
+	}
+	if a.n > 0 || a.err == io.EOF {
+		return a, nil
 	}
 	var died *supervisor.ErrDied
-	if a.n == 0 && errors.As(a.err, &died) {
+	if errors.As(a.err, &died) {
 		a.close()
 		return nil, a.err
 	}

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -149,7 +148,7 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 	if req.body != nil && (req.length < 0 || req.length > largeText) {
 		enter = nil // its client may be slow
 	}
-	ans, err := g.ask(s, workerSpec(tenant), req, req.upstream(r, tenant.QuotaBytes()), enter)
+	ans, err := g.ask(r.Context(), s, workerSpec(tenant), req, req.upstream(r, tenant.QuotaBytes()), enter)
 	place.begin()
 	if err == nil {
 		defer ans.close()
@@ -304,45 +303,41 @@ func unavailable(seconds int, message string) *wire.Error {
 
 // upstream builds the worker's request from nothing: no header or parameter of
 // the client's gets there but those named here.
-func (req *request) upstream(r *http.Request, quota int64) *http.Request {
-	method := req.rule.Method()
+func (req *request) upstream(r *http.Request, quota int64) *supervisor.Request {
+	up := &supervisor.Request{Method: req.rule.Method()}
 	if r.Method == http.MethodHead {
-		method = http.MethodHead
+		up.Method = http.MethodHead
 	}
-	query := make([]byte, 0, 128)
-	query = append(query, wire.ParamAddress+"="...)
-	query = append(query, url.QueryEscape(req.address.String())...)
+	target := make([]byte, 0, 128)
+	target = append(append(target, '/'), req.op...)
+	target = append(target, "?"+wire.ParamAddress+"="...)
+	target = req.address.Append(target) // of characters that need no escape
 	if req.rule.Document {
-		query = append(query, "&"+wire.ParamDocument+"="...)
-		query = append(query, url.QueryEscape(req.document)...)
+		target = append(target, "&"+wire.ParamDocument+"="...)
+		target = append(target, url.QueryEscape(req.document)...)
 	}
 	if req.algo != "" {
-		query = append(query, "&"+wire.ParamAlgo+"="+req.algo...)
+		target = append(target, "&"+wire.ParamAlgo+"="+req.algo...)
 	}
 	if req.limit != "" {
-		query = append(query, "&"+wire.ParamLimit+"="+req.limit...)
+		target = append(target, "&"+wire.ParamLimit+"="+req.limit...)
 	}
-	h := make(http.Header, 4)
+	up.Target = string(target)
 	for _, name := range forwarded {
-		if values, ok := r.Header[name]; ok {
-			h[name] = values
+		for _, value := range r.Header[name] {
+			up.Header.Add(name, value)
 		}
 	}
 	if req.rule.Write {
-		h[wire.HeaderQuota] = []string{strconv.FormatInt(quota, 10)}
+		up.Header.Add(wire.HeaderQuota, strconv.FormatInt(quota, 10))
 	}
 	if req.key != "" {
-		h[wire.HeaderKey] = []string{wire.QuoteKey(req.key)}
-	}
-	up := &http.Request{
-		Method: method,
-		URL:    &url.URL{Path: "/" + string(req.op), RawQuery: string(query)},
-		Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		up.Header.Add(wire.HeaderKey, wire.QuoteKey(req.key))
 	}
 	if req.body != nil {
-		up.Body, up.ContentLength = io.NopCloser(req.body), req.length
+		up.Body, up.ContentLength = req.body, req.length
 	}
-	return up.WithContext(r.Context())
+	return up
 }
 
 // largeText is the length in bytes from which a text goes to the worker while it
@@ -353,13 +348,14 @@ const largeText = 64 << 10
 // with, and the ids by which one request is traced across processes.
 var forwarded = []string{"Accept", "Traceparent", "Tracestate"}
 
-// returned are the worker's headers that a client sees.
+// returned are the worker's headers that a client sees. It sends none of them twice.
 var returned = []string{"Content-Type", "Content-Length", "Content-Disposition", "Etag", "Sq-Seq", "Sq-Error", "Sq-Replayed", "Retry-After", "Allow", "Last-Modified"}
 
-func copyHeaders(to, from http.Header) {
-	for _, name := range returned {
-		if values, ok := from[name]; ok {
-			to[name] = values
+func copyHeaders(to http.Header, from supervisor.Header) {
+	for i := range from {
+		field := &from[i]
+		if slices.Contains(returned, field.Name) {
+			to[field.Name] = field.Value[:] // who appends gets memory of his own
 		}
 	}
 	if to["Etag"] != nil {

@@ -139,30 +139,26 @@ func (ws *workerScraper) forget(tenant string) {
 
 // roundTrip sends a request to a tenant's worker, as the supervisor's RoundTrip
 // does, which wakes one that sleeps, or Peek, which answers nil for it.
-type roundTrip func(supervisor.Spec, *http.Request) (*http.Response, error)
+type roundTrip func(context.Context, supervisor.Spec, *supervisor.Request) (*supervisor.Answer, error)
 
 // errAsleep is why a worker that was only to be peeked at said nothing.
 var errAsleep = errors.New("it is not ready")
 
 // ask sends a worker a GET that is no operation.
 func ask(ctx context.Context, trip roundTrip, t *tenants.Tenant, path string, read func(io.Reader) error) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return err
-	}
-	r.URL.RawQuery = wire.ParamAddress + "=" + url.QueryEscape(t.ID)
-	resp, err := trip(workerSpec(t), r)
-	if err == nil && resp == nil {
+	target := path + "?" + wire.ParamAddress + "=" + url.QueryEscape(t.ID)
+	ans, err := trip(ctx, workerSpec(t), &supervisor.Request{Method: http.MethodGet, Target: target})
+	if err == nil && ans == nil {
 		err = errAsleep
 	}
 	if err != nil {
 		return fmt.Errorf("asking the worker of %s for %s: %w", t.ID, path, err)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("asking the worker of %s for %s: status %d", t.ID, path, resp.StatusCode)
+	defer ans.Body.Close()
+	if ans.StatusCode != http.StatusOK {
+		return fmt.Errorf("asking the worker of %s for %s: status %d", t.ID, path, ans.StatusCode)
 	}
-	return read(resp.Body)
+	return read(ans.Body)
 }
 
 func askStats(ctx context.Context, trip roundTrip, t *tenants.Tenant) (stats wire.Stats, err error) {

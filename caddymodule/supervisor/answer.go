@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httputil"
 	"net/textproto"
 	"strconv"
 
@@ -30,36 +29,38 @@ func malformed(what string, line []byte) error {
 // readHead reads the header of the final answer to a request of the method. The
 // answer's body remains to be read: of ContentLength bytes, or in chunks where
 // chunked says so, or until the connection ends where ContentLength is -1.
-func readHead(r *bufio.Reader, method string) (resp *http.Response, chunked bool, err error) {
+func (a *Answer) readHead(r *bufio.Reader, method string) error {
 	for range maxInterim {
-		if resp, chunked, err = readOneHead(r); err != nil {
-			return nil, false, err
+		if err := a.readOneHead(r); err != nil {
+			return err
 		}
-		if resp.StatusCode >= 200 {
-			if method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
-				resp.ContentLength, chunked = 0, false
+		if a.StatusCode >= 200 {
+			if method == http.MethodHead || a.StatusCode == http.StatusNoContent || a.StatusCode == http.StatusNotModified {
+				a.ContentLength, a.chunked = 0, false
 			}
-			return resp, chunked, nil
+			return nil
 		}
 	}
-	return nil, false, errors.New("too many interim answers")
+	return errors.New("too many interim answers")
 }
 
-func readOneHead(r *bufio.Reader) (resp *http.Response, chunked bool, err error) {
+func (a *Answer) readOneHead(r *bufio.Reader) error {
 	line, err := readLine(r)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	const proto = "HTTP/1.1 "
 	code, _, _ := bytes.Cut(bytes.TrimPrefix(line, []byte(proto)), []byte(" "))
 	status, err := strconv.ParseUint(string(code), 10, 16)
 	if err != nil || len(code) != 3 || status < 100 || !bytes.HasPrefix(line, []byte(proto)) {
-		return nil, false, malformed("status line", line)
+		return malformed("status line", line)
 	}
-	h := make(http.Header, 8)
-	for values := make([]string, 0, 8); ; {
+	*a = Answer{StatusCode: int(status), ContentLength: -1, Header: make(Header, 0, 6)}
+	var length, coding string
+	var lengths, codings int
+	for {
 		if line, err = readLine(r); err != nil {
-			return nil, false, err
+			return err
 		}
 		if len(line) == 0 {
 			break
@@ -67,37 +68,34 @@ func readOneHead(r *bufio.Reader) (resp *http.Response, chunked bool, err error)
 		name, value, ok := bytes.Cut(line, []byte(":"))
 		text := string(bytes.Trim(value, " \t"))
 		if !ok || !httpguts.ValidHeaderFieldName(string(name)) || !httpguts.ValidHeaderFieldValue(text) {
-			return nil, false, malformed("header line", line)
+			return malformed("header line", line)
 		}
 		key := headerName(name)
-		values = append(values, text)
-		if n := len(values); h[key] == nil {
-			h[key] = values[n-1 : n : n]
-		} else {
-			h[key] = append(h[key], values[n-1])
+		a.Header.Add(key, text)
+		switch key {
+		case "Content-Length":
+			length, lengths = text, lengths+1
+		case "Transfer-Encoding":
+			coding, codings = text, codings+1
+		case "Connection":
+			a.last = a.last || httpguts.HeaderValuesContainsToken([]string{text}, "close")
 		}
 	}
-	resp = &http.Response{
-		StatusCode: int(status), Header: h, ContentLength: -1,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Close: httpguts.HeaderValuesContainsToken(h["Connection"], "close"),
-	}
-	lengths, codings := h["Content-Length"], h["Transfer-Encoding"]
 	switch {
-	case len(codings) == 1 && codings[0] == "chunked" && len(lengths) == 0:
-		chunked = true
-	case len(codings) > 0 || len(lengths) > 1:
-		return nil, false, fmt.Errorf("the answer has Transfer-Encoding %.100q and Content-Length %.100q", codings, lengths)
-	case len(lengths) == 1:
-		n, err := strconv.ParseUint(lengths[0], 10, 63)
+	case codings == 1 && coding == "chunked" && lengths == 0:
+		a.chunked = true
+	case codings > 0 || lengths > 1:
+		return fmt.Errorf("the answer has Transfer-Encoding %.100q and Content-Length %.100q, %d fields", coding, length, codings+lengths)
+	case lengths == 1:
+		n, err := strconv.ParseUint(length, 10, 63)
 		if err != nil {
-			return nil, false, malformed("Content-Length", []byte(lengths[0]))
+			return malformed("Content-Length", []byte(length))
 		}
-		resp.ContentLength = int64(n)
+		a.ContentLength = int64(n)
 	default:
-		resp.Close = true
+		a.last = true
 	}
-	return resp, chunked, nil
+	return nil
 }
 
 // readLine returns a line without its end, valid until the next read.
@@ -130,7 +128,6 @@ type answerBody struct {
 	exchange *exchange
 	left     int64     // bytes to come; -1 where only the connection's end tells
 	chunks   io.Reader // instead, or nil
-	last     bool      // the worker closes the connection behind it
 	begun    bool      // some of it was read
 }
 
@@ -141,7 +138,7 @@ func (a *answerBody) Read(p []byte) (int, error) {
 	switch {
 	case err == nil:
 	case err == io.EOF:
-		e.end(!a.last)
+		e.end(!e.answer.last)
 	case e.ctx.Err() != nil:
 		e.end(false)
 		err = context.Cause(e.ctx)
@@ -190,13 +187,4 @@ func (a *answerBody) read(p []byte) (n int, err error) {
 func (a *answerBody) Close() error {
 	a.exchange.end(false)
 	return nil
-}
-
-// body is the answer's body, to be read from the exchange's connection.
-func (e *exchange) body(resp *http.Response, chunked bool) *answerBody {
-	b := &answerBody{exchange: e, left: resp.ContentLength, last: resp.Close}
-	if chunked {
-		b.chunks = httputil.NewChunkedReader(e.conn.r)
-	}
-	return b
 }

@@ -22,17 +22,11 @@ import (
 func BenchmarkRoundTrip(b *testing.B) {
 	s := benchSupervisor(b, mustExecutable(b))
 	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
-	send := func(trip func(*http.Request) (*http.Response, error)) error {
-		resp, err := trip(request(context.Background(), http.MethodGet, "http://sq/who", ""))
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
+	supervised := func() error {
+		_, err := do(context.Background(), s, spec, &Request{Method: http.MethodGet, Target: "/who"})
 		return err
 	}
-	supervised := func(r *http.Request) (*http.Response, error) { return s.RoundTrip(spec, r) }
-	if err := send(supervised); err != nil {
+	if err := supervised(); err != nil {
 		b.Fatal(err)
 	}
 	socket := s.tenant("acme").ready.Load().socket
@@ -40,14 +34,27 @@ func BenchmarkRoundTrip(b *testing.B) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
 	defer transport.CloseIdleConnections()
+	transported := func() error {
+		r, err := http.NewRequest(http.MethodGet, "http://sq/who", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := transport.RoundTrip(r)
+		if err != nil {
+			return err
+		}
+		_, err = io.ReadAll(resp.Body)
+		resp.Body.Close()
+		return err
+	}
 	for _, way := range []struct {
 		name string
-		trip func(*http.Request) (*http.Response, error)
-	}{{"transport", transport.RoundTrip}, {"supervisor", supervised}} {
+		send func() error
+	}{{"transport", transported}, {"supervisor", supervised}} {
 		b.Run(way.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := send(way.trip); err != nil {
+				if err := way.send(); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -64,7 +71,7 @@ func BenchmarkStart(b *testing.B) {
 	s := benchSupervisor(b, worker)
 	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
 	for b.Loop() {
-		if _, err := do(s, spec, request(context.Background(), http.MethodGet, "/version?c=acme", "")); err != nil {
+		if _, err := do(context.Background(), s, spec, request(http.MethodGet, "/version?c=acme", "")); err != nil {
 			b.Fatal(err)
 		}
 		if err := s.Stop(context.Background(), "acme"); err != nil {
@@ -107,7 +114,7 @@ func BenchmarkJail(b *testing.B) {
 		for _, mode := range modes {
 			s := supers[mode]
 			began := time.Now()
-			if _, err := do(s, spec, request(context.Background(), http.MethodGet, "/version?c=acme", "")); err != nil {
+			if _, err := do(context.Background(), s, spec, request(http.MethodGet, "/version?c=acme", "")); err != nil {
 				b.Fatal(err)
 			}
 			took[mode] = append(took[mode], time.Since(began).Seconds()*1e3)

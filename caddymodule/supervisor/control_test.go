@@ -28,7 +28,7 @@ func TestParkAndHold(t *testing.T) {
 		if err := s.Park(ctx, "acme", true); err != nil {
 			t.Fatal(err)
 		}
-		_, err := do(s, spec, request(ctx, http.MethodGet, "/who", ""))
+		_, err := do(ctx, s, spec, request(http.MethodGet, "/who", ""))
 		if u := wantUnavailable(t, err); !errors.Is(u, ErrHeld) || u.RetryAfter != holdRetry {
 			t.Errorf("refused with %v, retry after %v", u, u.RetryAfter)
 		}
@@ -55,14 +55,14 @@ func TestHoldUnderRequests(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")
 	ctx := testContext(t)
-	resp, err := s.RoundTrip(spec, request(ctx, http.MethodGet, "/stream", ""))
+	resp, err := s.RoundTrip(ctx, spec, request(http.MethodGet, "/stream", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
 	parked := make(chan error, 1)
 	go func() { parked <- s.Park(ctx, "acme", true) }()
 	waitFor(t, "it to drain", func() bool { return s.Status("acme").State == Draining })
-	_, err = do(s, spec, request(ctx, http.MethodGet, "/who", ""))
+	_, err = do(ctx, s, spec, request(http.MethodGet, "/who", ""))
 	if !errors.Is(wantUnavailable(t, err), ErrHeld) {
 		t.Errorf("error %v, want %v", err, ErrHeld)
 	}
@@ -171,7 +171,7 @@ func TestRollIsInvisible(t *testing.T) {
 		for c := range clients {
 			all.Go(func() {
 				for n := 0; !stopped.Load() && !t.Failed(); n++ {
-					if _, err := do(s, specs[i], request(ctx, http.MethodPost, "/execute", fmt.Sprintf("%d.%d", c, n))); err != nil {
+					if _, err := do(ctx, s, specs[i], request(http.MethodPost, "/execute", fmt.Sprintf("%d.%d", c, n))); err != nil {
 						t.Errorf("%s: write %d.%d: %v", specs[i].Tenant, c, n, err)
 					}
 					sent[i].Add(1)
@@ -222,7 +222,7 @@ func TestHoldEndsAStartThatWaits(t *testing.T) {
 	send := func(spec Spec) chan error {
 		answer := make(chan error, 1)
 		go func() {
-			_, err := do(s, spec, request(ctx, http.MethodGet, "/who", ""))
+			_, err := do(ctx, s, spec, request(http.MethodGet, "/who", ""))
 			answer <- err
 		}()
 		return answer

@@ -22,7 +22,7 @@ func TestKillDuringRequest(t *testing.T) {
 	pid := mustPID(t, s, spec)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := do(s, spec, request(testContext(t), http.MethodPost, "/hang", ""))
+		_, err := do(testContext(t), s, spec, request(http.MethodPost, "/hang", ""))
 		failed <- err
 	}()
 	mustGet(t, s, spec, "/entered")
@@ -51,11 +51,11 @@ func TestEndDuringUpload(t *testing.T) {
 		defer client.Close()
 		ctx, cancel := context.WithCancelCause(testContext(t))
 		defer cancel(nil)
-		r := request(ctx, http.MethodPost, "/hang", "")
+		r := request(http.MethodPost, "/hang", "")
 		r.Body, r.ContentLength = body, 1<<20
 		failed := make(chan error, 1)
 		go func() {
-			_, err := do(s, spec, r)
+			_, err := do(ctx, s, spec, r)
 			failed <- err
 		}()
 		if _, err := client.Write(make([]byte, 1<<16)); err != nil {
@@ -78,7 +78,7 @@ func TestKillDuringAnswer(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")
 	pid := mustPID(t, s, spec)
-	resp, err := s.RoundTrip(spec, request(testContext(t), http.MethodGet, "/stream", ""))
+	resp, err := s.RoundTrip(testContext(t), spec, request(http.MethodGet, "/stream", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestCancelReachesWorker(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(testContext(t))
 	failed := make(chan error, 1)
 	go func() {
-		_, err := do(s, spec, request(ctx, http.MethodPost, "/hang", ""))
+		_, err := do(ctx, s, spec, request(http.MethodPost, "/hang", ""))
 		failed <- err
 	}()
 	mustGet(t, s, spec, "/entered")
@@ -112,7 +112,7 @@ func TestCancelReachesWorker(t *testing.T) {
 func TestClosedAnswerReachesWorker(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")
-	resp, err := s.RoundTrip(spec, request(testContext(t), http.MethodGet, "/stream", ""))
+	resp, err := s.RoundTrip(testContext(t), spec, request(http.MethodGet, "/stream", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestClosedAnswerReachesWorker(t *testing.T) {
 func TestResponseTimeout(t *testing.T) {
 	s, _ := mustNew(t, Config{ResponseTimeout: 100 * time.Millisecond})
 	spec := mustSpec(t, "acme")
-	_, err := do(s, spec, request(testContext(t), http.MethodPost, "/hang", ""))
+	_, err := do(testContext(t), s, spec, request(http.MethodPost, "/hang", ""))
 	if !errors.Is(err, ErrTimeout) {
 		t.Fatalf("error %v, want ErrTimeout", err)
 	}
@@ -135,9 +135,9 @@ func TestBodyErrorIsReturned(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")
 	broken := errors.New("client broke off")
-	r := request(testContext(t), http.MethodPost, "/execute", "x")
-	r.Body = io.NopCloser(iotest.ErrReader(broken))
-	if _, err := do(s, spec, r); err != broken {
+	r := request(http.MethodPost, "/execute", "x")
+	r.Body = iotest.ErrReader(broken)
+	if _, err := do(testContext(t), s, spec, r); err != broken {
 		t.Fatalf("error %v, want %v", err, broken)
 	}
 	if got := readLines(t, filepath.Join(spec.DataDir, "executed")); len(got) != 0 {
@@ -153,7 +153,7 @@ func TestRefusedConnectionIsSentAgain(t *testing.T) {
 	pid := mustPID(t, s, spec)
 	mustGet(t, s, spec, "/deafen")
 	s.tenant("acme").ready.Load().pool.close()
-	if _, err := do(s, spec, request(testContext(t), http.MethodPost, "/execute", "once")); err != nil {
+	if _, err := do(testContext(t), s, spec, request(http.MethodPost, "/execute", "once")); err != nil {
 		t.Fatal(err)
 	}
 	if next := mustPID(t, s, spec); next == pid {
@@ -172,11 +172,11 @@ func TestWriteIsNotRepeated(t *testing.T) {
 		for _, body := range []string{"", "text"} {
 			spec := mustSpec(t, fmt.Sprintf("acme-%d%s", i, body))
 			mustGet(t, s, spec, "/who") // so that the connection is a reused one
-			r := request(testContext(t), http.MethodPost, "/execute?die", body)
+			r := request(http.MethodPost, "/execute?die", body)
 			if header != "" {
-				r.Header.Set(header, "1")
+				r.Header.Add(header, "1")
 			}
-			_, err := do(s, spec, r)
+			_, err := do(testContext(t), s, spec, r)
 			wantDied(t, err, false)
 			starts := readLines(t, filepath.Join(spec.DataDir, "starts"))
 			if len(starts) != 1 {
@@ -202,7 +202,7 @@ func TestWritesUnderKills(t *testing.T) {
 			group.Go(func() {
 				for n := range writes {
 					id := fmt.Sprintf("%d.%d", w, n)
-					_, err := do(s, spec, request(ctx, http.MethodPost, "/execute", id))
+					_, err := do(ctx, s, spec, request(http.MethodPost, "/execute", id))
 					var died *ErrDied
 					var down *ErrUnavailable
 					mu.Lock()

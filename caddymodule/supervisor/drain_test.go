@@ -37,7 +37,7 @@ func TestStopIsInvisible(t *testing.T) {
 		for c := range clients {
 			group.Go(func() {
 				for n := 0; !stopped.Load() && !t.Failed(); n++ {
-					if _, err := do(s, spec, request(ctx, http.MethodPost, "/execute", fmt.Sprintf("%d.%d", c, n))); err != nil {
+					if _, err := do(ctx, s, spec, request(http.MethodPost, "/execute", fmt.Sprintf("%d.%d", c, n))); err != nil {
 						t.Errorf("%s: write %d.%d: %v", spec.Tenant, c, n, err)
 					}
 					sent.Add(1)
@@ -50,7 +50,7 @@ func TestStopIsInvisible(t *testing.T) {
 					t.Error(err)
 				}
 				// So that a worker ends that has served, not one that begins.
-				if _, err := do(s, spec, request(ctx, http.MethodGet, "/who", "")); err != nil {
+				if _, err := do(ctx, s, spec, request(http.MethodGet, "/who", "")); err != nil {
 					t.Errorf("%s: read: %v", spec.Tenant, err)
 				}
 			}
@@ -84,7 +84,7 @@ func TestStopWithoutWorker(t *testing.T) {
 func TestStopWaitsForRequest(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")
-	resp, err := s.RoundTrip(spec, request(testContext(t), http.MethodGet, "/stream", ""))
+	resp, err := s.RoundTrip(testContext(t), spec, request(http.MethodGet, "/stream", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestCloseLeavesNoProcess(t *testing.T) {
 	mustFault(t, starting, faultNeverReady)
 	startErr := make(chan error, 1)
 	go func() {
-		_, err := do(s, starting, request(testContext(t), http.MethodGet, "/who", ""))
+		_, err := do(testContext(t), s, starting, request(http.MethodGet, "/who", ""))
 		startErr <- err
 	}()
 	waitFor(t, "the last worker's process", func() bool { return s.Status("starting").PID != 0 })
@@ -162,7 +162,7 @@ func TestCloseLeavesNoProcess(t *testing.T) {
 		}
 	}
 	wantUnavailable(t, <-startErr)
-	_, err := do(s, starting, request(testContext(t), http.MethodGet, "/who", ""))
+	_, err := do(testContext(t), s, starting, request(http.MethodGet, "/who", ""))
 	if u := wantUnavailable(t, err); !errors.Is(u, errClosing) {
 		t.Errorf("error %v, want %v", u, errClosing)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httputil"
 	"strconv"
 	"sync"
 	"time"
@@ -36,6 +37,9 @@ type exchange struct {
 
 	upload *upload // of a body that was not small, or nil
 	once   sync.Once
+
+	answer Answer
+	body   answerBody // of answer, unless that has none
 }
 
 // upload is a body on its way to the worker while its answer is awaited.
@@ -47,7 +51,7 @@ type upload struct {
 
 // start writes the request. body is what was read of it ahead; the rest, if any,
 // is in r.Body. Where start returns an error, the exchange is over.
-func (e *exchange) start(r *http.Request, body []byte, more bool) error {
+func (e *exchange) start(r *Request, body []byte, more bool) error {
 	e.conn.wrote = 0
 	writeHeader(e.conn.w, r, len(body), more)
 	e.conn.w.Write(body)
@@ -72,7 +76,7 @@ func (e *exchange) start(r *http.Request, body []byte, more bool) error {
 
 // send sends a body that is not small. It reads from the client and writes to
 // the worker until either ends.
-func (e *exchange) send(r *http.Request) {
+func (e *exchange) send(r *Request) {
 	source := &faultReader{r: r.Body}
 	var err error
 	if r.ContentLength >= 0 {
@@ -120,28 +124,33 @@ func (e *exchange) watch() {
 	}
 }
 
-// answer reads the answer's header.
-func (e *exchange) answer(r *http.Request) (*http.Response, error) {
+// readAnswer reads the answer's header.
+func (e *exchange) readAnswer(method string) error {
 	if e.stop == nil {
 		e.conn.awaiting = e
 	}
 	e.conn.bounded, e.conn.left = true, maxAnswerHeader
-	resp, chunked, err := readHead(e.conn.r, r.Method)
+	err := e.answer.readHead(e.conn.r, method)
 	e.conn.bounded, e.conn.awaiting = false, nil
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if resp.ContentLength == 0 {
-		resp.Body = http.NoBody
-		return resp, nil
+	length := e.answer.ContentLength
+	if length == 0 {
+		e.answer.Body = http.NoBody
+		return nil
 	}
-	resp.Body = e.body(resp, chunked)
-	if resp.ContentLength >= 0 && resp.ContentLength <= int64(e.conn.r.Buffered()) {
-		return resp, nil
+	e.body = answerBody{exchange: e, left: length}
+	if e.answer.chunked {
+		e.body.chunks = httputil.NewChunkedReader(e.conn.r)
+	}
+	e.answer.Body = &e.body
+	if length > 0 && length <= int64(e.conn.r.Buffered()) {
+		return nil
 	}
 	// The rest of the answer may take as long as it has readers.
 	e.watch()
-	return resp, e.conn.SetReadDeadline(time.Time{})
+	return e.conn.SetReadDeadline(time.Time{})
 }
 
 // goOn is called when an answer did not come at once.
@@ -189,21 +198,19 @@ func (e *exchange) end(reusable bool) {
 
 // writeHeader writes the request's line and header. more says that the body goes
 // on behind its first n bytes.
-func writeHeader(w *bufio.Writer, r *http.Request, n int, more bool) {
+func writeHeader(w *bufio.Writer, r *Request, n int, more bool) {
 	w.WriteString(r.Method)
 	w.WriteByte(' ')
-	w.WriteString(r.URL.RequestURI())
+	w.WriteString(r.Target)
 	w.WriteString(" HTTP/1.1\r\nHost: sq\r\n")
-	for name, values := range r.Header {
-		for _, value := range values {
-			if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
-				continue // nothing that could begin another header, or request
-			}
-			w.WriteString(name)
-			w.WriteString(": ")
-			w.WriteString(value)
-			w.WriteString("\r\n")
+	for _, field := range r.Header {
+		if !httpguts.ValidHeaderFieldName(field.Name) || !httpguts.ValidHeaderFieldValue(field.Value[0]) {
+			continue // nothing that could begin another header, or request
 		}
+		w.WriteString(field.Name)
+		w.WriteString(": ")
+		w.WriteString(field.Value[0])
+		w.WriteString("\r\n")
 	}
 	switch {
 	case more && r.ContentLength < 0:

@@ -44,16 +44,15 @@ func mustServe(t *testing.T, handler http.HandlerFunc) (*generation, *atomic.Int
 }
 
 // post sends a body of which length is said to the worker; -1 sends it in chunks.
-func post(t *testing.T, g *generation, body io.Reader, length int64) (*http.Response, error) {
+func post(t *testing.T, g *generation, body io.Reader, length int64) (*Answer, error) {
 	t.Helper()
-	r := request(testContext(t), http.MethodPost, "/", "")
-	r.Body, r.ContentLength = io.NopCloser(body), length
+	r := &Request{Method: http.MethodPost, Target: "/", Body: body, ContentLength: length}
 	ahead, more, err := readAhead(r)
 	if err != nil {
 		return nil, err
 	}
 	g.enter()
-	return g.send(r, ahead, more, true)
+	return g.send(testContext(t), r, ahead, more, true)
 }
 
 func TestBodiesArriveWholeAndSmallOnesOnOneConnection(t *testing.T) {
@@ -188,15 +187,12 @@ func TestHeaderCannotBeginAnotherRequest(t *testing.T) {
 	g, made := mustServe(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %v %v", r.URL.RequestURI(), r.Header, r.ContentLength)
 	})
-	r := request(testContext(t), http.MethodGet, "/", "")
-	r.URL.Path, r.URL.RawQuery = "/select", "p=a"
-	r.Header = http.Header{
-		"Accept":        {"text/plain"},
-		"Traceparent":   {"x\r\n\r\nPOST /delete HTTP/1.1\r\nHost: sq\r\n\r\n"},
-		"Bad\r\nHeader": {"y"},
-	}
+	r := &Request{Method: http.MethodGet, Target: "/select?p=a"}
+	r.Header.Add("Accept", "text/plain")
+	r.Header.Add("Traceparent", "x\r\n\r\nPOST /delete HTTP/1.1\r\nHost: sq\r\n\r\n")
+	r.Header.Add("Bad\r\nHeader", "y")
 	g.enter()
-	resp, err := g.send(r, nil, false, true)
+	resp, err := g.send(testContext(t), r, nil, false, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -184,11 +184,7 @@ func fakeEdge(args []string) {
 	if err != nil {
 		panic(err)
 	}
-	r, err := http.NewRequest(http.MethodGet, args[4], nil)
-	if err != nil {
-		panic(err)
-	}
-	resp, err := s.RoundTrip(Spec{Tenant: args[2], DataDir: args[3]}, r)
+	resp, err := s.RoundTrip(context.Background(), Spec{Tenant: args[2], DataDir: args[3]}, request(http.MethodGet, args[4], ""))
 	if err != nil {
 		panic(err)
 	}

@@ -105,25 +105,13 @@ func mustFault(t *testing.T, spec Spec, fault string) {
 	}
 }
 
-func request(ctx context.Context, method, uri, body string) *http.Request {
-	var reader io.Reader
-	if body != "" {
-		reader = onlyReader{strings.NewReader(body)}
-	}
-	r, err := http.NewRequestWithContext(ctx, method, uri, reader)
-	if err != nil {
-		panic(err)
-	}
-	r.ContentLength = int64(len(body))
-	return r
+func request(method, target, body string) *Request {
+	return &Request{Method: method, Target: target, Body: strings.NewReader(body), ContentLength: int64(len(body))}
 }
 
-// onlyReader hides the type for which net/http would set GetBody.
-type onlyReader struct{ io.Reader }
-
 // do sends a request and reads its whole answer.
-func do(s *Supervisor, spec Spec, r *http.Request) (string, error) {
-	resp, err := s.RoundTrip(spec, r)
+func do(ctx context.Context, s *Supervisor, spec Spec, r *Request) (string, error) {
+	resp, err := s.RoundTrip(ctx, spec, r)
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +135,7 @@ func testContext(t *testing.T) context.Context {
 
 func mustGet(t *testing.T, s *Supervisor, spec Spec, uri string) string {
 	t.Helper()
-	body, err := do(s, spec, request(testContext(t), http.MethodGet, uri, ""))
+	body, err := do(testContext(t), s, spec, request(http.MethodGet, uri, ""))
 	if err != nil {
 		t.Fatalf("GET %s: %v", uri, err)
 	}

@@ -35,7 +35,7 @@ func BenchmarkNeighbour(b *testing.B) {
 	spec := Spec{Tenant: "acme", DataDir: b.TempDir()}
 	hostile := Spec{Tenant: "hostile", DataDir: b.TempDir()}
 	ask := func(s *Supervisor, spec Spec, path string) {
-		if _, err := do(s, spec, request(context.Background(), http.MethodGet, path, "")); err != nil {
+		if _, err := do(context.Background(), s, spec, request(http.MethodGet, path, "")); err != nil {
 			b.Fatal(err)
 		}
 	}

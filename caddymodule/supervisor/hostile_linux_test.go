@@ -128,7 +128,7 @@ func mustTry(t *testing.T, s *Supervisor, spec Spec, sibling string, victim int)
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := do(s, spec, request(testContext(t), http.MethodPost, "/attack", string(body)))
+	answer, err := do(testContext(t), s, spec, request(http.MethodPost, "/attack", string(body)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func TestIdleWorkerIsParked(t *testing.T) {
 	}
 	clock.Advance(time.Second) // its timer fires, and it was used a second ago
 	timers()
-	resp, err := s.Peek(spec, request(ctx, http.MethodGet, "/who", ""))
+	resp, err := s.Peek(ctx, spec, request(http.MethodGet, "/who", ""))
 	if err != nil || resp == nil {
 		t.Fatalf("peeking at a worker that is ready: %v, %v", resp, err)
 	}
@@ -54,7 +54,7 @@ func TestIdleWorkerIsParked(t *testing.T) {
 	clock.Advance(time.Second)
 	story.want(t, "ready draining: idle", "draining asleep: drained")
 	mustBeFree(t, spec)
-	if resp, err := s.Peek(spec, request(ctx, http.MethodGet, "/who", "")); err != nil || resp != nil {
+	if resp, err := s.Peek(ctx, spec, request(http.MethodGet, "/who", "")); err != nil || resp != nil {
 		t.Errorf("peeking at a worker that sleeps: %v, %v, want nothing", resp, err)
 	}
 	if next := mustPID(t, s, spec); next == pid {
@@ -68,7 +68,7 @@ func TestBusyWorkerIsNotParked(t *testing.T) {
 	s, _ := mustNew(t, Config{Clock: clock, IdleTimeout: time.Minute})
 	spec := mustSpec(t, "acme")
 	ctx := testContext(t)
-	resp, err := s.RoundTrip(spec, request(ctx, http.MethodGet, "/stream", ""))
+	resp, err := s.RoundTrip(ctx, spec, request(http.MethodGet, "/stream", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestParkingIsInvisible(t *testing.T) {
 		}
 	}})
 	stressParking(t, story, cycles, tenants, func(ctx context.Context, spec Spec, id string) error {
-		_, err := do(s, spec, request(ctx, http.MethodPost, "/execute", id))
+		_, err := do(ctx, s, spec, request(http.MethodPost, "/execute", id))
 		return err
 	}, func(spec Spec) []string {
 		return readLines(t, filepath.Join(spec.DataDir, "executed"))
@@ -219,9 +219,9 @@ func TestRoomIsMade(t *testing.T) {
 
 	// Both are busy now.
 	ctx := testContext(t)
-	var busy []*http.Response
+	var busy []*Answer
 	for _, spec := range []Spec{a, c} {
-		resp, err := s.RoundTrip(spec, request(ctx, http.MethodGet, "/stream", ""))
+		resp, err := s.RoundTrip(ctx, spec, request(http.MethodGet, "/stream", ""))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ func TestRoomIsMade(t *testing.T) {
 	}
 	answered := make(chan error, 1)
 	go func() {
-		_, err := do(s, d, request(ctx, http.MethodGet, "/who", ""))
+		_, err := do(ctx, s, d, request(http.MethodGet, "/who", ""))
 		answered <- err
 	}()
 	waitFor(t, "the start to wait for room", func() bool { return s.room.wanted.Load() == 1 })
@@ -260,7 +260,7 @@ func TestCrowdSharesFewPlaces(t *testing.T) {
 		spec := mustSpec(t, fmt.Sprintf("t%d", i))
 		all.Go(func() {
 			for n := range requests {
-				if _, err := do(s, spec, request(ctx, http.MethodPost, "/execute", fmt.Sprint(n))); err != nil {
+				if _, err := do(ctx, s, spec, request(http.MethodPost, "/execute", fmt.Sprint(n))); err != nil {
 					t.Errorf("%s: %v", spec.Tenant, err)
 				}
 				if n := testutil.ToFloat64(s.metrics.running); n > places {
@@ -291,7 +291,7 @@ func TestQueueIsBounded(t *testing.T) {
 	send := func(spec Spec) chan error {
 		answer := make(chan error, 1)
 		go func() {
-			_, err := do(s, spec, request(ctx, http.MethodGet, "/who", ""))
+			_, err := do(ctx, s, spec, request(http.MethodGet, "/who", ""))
 			answer <- err
 		}()
 		return answer
@@ -348,7 +348,7 @@ func TestStartsAreFirstComeFirstServed(t *testing.T) {
 	ctx := testContext(t)
 	send := func(spec Spec) {
 		all.Go(func() {
-			if _, err := do(s, spec, request(ctx, http.MethodGet, "/who", "")); err != nil {
+			if _, err := do(ctx, s, spec, request(http.MethodGet, "/who", "")); err != nil {
 				t.Errorf("%s: %v", spec.Tenant, err)
 			}
 		})

@@ -50,9 +50,9 @@ func mustBuildWorker(t *testing.T) string {
 
 // insert appends text to the tenant's document "notes" at its n-th scroll.
 func insert(ctx context.Context, s *Supervisor, spec Spec, n int, text string) error {
-	r := request(ctx, http.MethodPost, fmt.Sprintf("/insert?c=%s.1.1.1/1.1.1/1.1.%d&p=notes", spec.Tenant, n), text)
-	r.Header.Set(wire.HeaderQuota, "0")
-	got, err := do(s, spec, r)
+	r := request(http.MethodPost, fmt.Sprintf("/insert?c=%s.1.1.1/1.1.1/1.1.%d&p=notes", spec.Tenant, n), text)
+	r.Header.Add(wire.HeaderQuota, "0")
+	got, err := do(ctx, s, spec, r)
 	if err == nil && got != fmt.Sprintf("Inserted %d bytes", len(text)) {
 		err = fmt.Errorf("insert answered %q", got)
 	}
@@ -71,7 +71,7 @@ func TestRealWorker(t *testing.T) {
 	if got := mustGet(t, s, spec, "/select?c=acme.1.1.1/1.1.1/1.1.1&p=notes"); got != "kept" {
 		t.Errorf("after a kill the scroll is %q", got)
 	}
-	_, err := do(s, spec, request(testContext(t), http.MethodGet, "/select?c=other.1.1.1/1.1.1/1.1.1&p=notes", ""))
+	_, err := do(testContext(t), s, spec, request(http.MethodGet, "/select?c=other.1.1.1/1.1.1/1.1.1&p=notes", ""))
 	if err == nil || !strings.HasPrefix(err.Error(), "421 ") {
 		t.Errorf("a request for another tenant: %v, want 421", err)
 	}
@@ -95,7 +95,7 @@ func TestRealWorker(t *testing.T) {
 func TestRealWorkerRefusesDirectory(t *testing.T) {
 	s, _ := mustNew(t, Config{Worker: mustBuildWorker(t)})
 	spec := Spec{Tenant: "acme", DataDir: filepath.Join(t.TempDir(), "none")}
-	_, err := do(s, spec, request(testContext(t), http.MethodGet, "/version?c=acme", ""))
+	_, err := do(testContext(t), s, spec, request(http.MethodGet, "/version?c=acme", ""))
 	if u := wantUnavailable(t, err); !strings.Contains(u.Error(), "no such file or directory") {
 		t.Errorf("error %v, want the worker's reason", u)
 	}

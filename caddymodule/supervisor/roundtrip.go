@@ -14,10 +14,9 @@ import (
 const maxSends = 3
 
 // RoundTrip sends r to the tenant's worker, which it starts first if there is
-// none, and returns the answer. The caller sets r's method, path, query,
-// headers, body and ContentLength (-1 where unknown), and must close the
-// answer's body. Cancelling r's context cancels the request in the worker, and a
-// worker's death fails the request, or the reading of its answer, at once.
+// none, and returns the answer, whose body the caller must close. Cancelling ctx
+// cancels the request in the worker, and a worker's death fails the request, or the
+// reading of its answer, at once.
 //
 // RoundTrip sends r again only if certainly no byte of it reached a worker. It
 // may return while a large body is still being read, if the answer came first;
@@ -26,22 +25,22 @@ const maxSends = 3
 // Where the worker dies while its answer is read, that returns an [*ErrDied], too.
 //
 // The error is an [*ErrUnavailable], an [*ErrDied], one with [ErrTimeout] in its
-// chain, the cause of r's context, or what reading r's body returned.
-func (s *Supervisor) RoundTrip(spec Spec, r *http.Request) (*http.Response, error) {
-	return s.RoundTripWhen(spec, r, nil)
+// chain, the cause of ctx's end, or what reading r's body returned.
+func (s *Supervisor) RoundTrip(ctx context.Context, spec Spec, r *Request) (*Answer, error) {
+	return s.RoundTripWhen(ctx, spec, r, nil)
 }
 
 // RoundTripWhen is RoundTrip that calls when, unless that is nil, each time before
 // it sends r, with the worker ready and kept awake. An error of when is returned as
 // it is, and the worker not asked.
-func (s *Supervisor) RoundTripWhen(spec Spec, r *http.Request, when func() error) (*http.Response, error) {
+func (s *Supervisor) RoundTripWhen(ctx context.Context, spec Spec, r *Request, when func() error) (*Answer, error) {
 	ahead, more, err := readAhead(r)
 	if err != nil {
 		return nil, err
 	}
 	t := s.tenant(spec.Tenant)
 	for sends := 1; ; sends++ {
-		g, err := s.acquire(r.Context(), t, spec)
+		g, err := s.acquire(ctx, t, spec)
 		if err != nil {
 			return nil, err
 		}
@@ -51,9 +50,9 @@ func (s *Supervisor) RoundTripWhen(spec Spec, r *http.Request, when func() error
 				return nil, err
 			}
 		}
-		resp, err := g.send(r, ahead, more, true)
+		ans, err := g.send(ctx, r, ahead, more, true)
 		if err == nil {
-			return resp, nil
+			return ans, nil
 		}
 		var died *ErrDied
 		if !errors.As(err, &died) || !died.Unsent || sends == maxSends {
@@ -64,9 +63,9 @@ func (s *Supervisor) RoundTripWhen(spec Spec, r *http.Request, when func() error
 
 // readAhead reads a small body whole, so that it can be sent again; more says
 // that there is a body which is not small.
-func readAhead(r *http.Request) (ahead []byte, more bool, err error) {
+func readAhead(r *Request) (ahead []byte, more bool, err error) {
 	switch {
-	case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
+	case r.Body == nil || r.ContentLength == 0:
 		return nil, false, nil
 	case r.ContentLength < 0 || r.ContentLength > smallBody:
 		return nil, true, nil
@@ -82,40 +81,39 @@ func readAhead(r *http.Request) (ahead []byte, more bool, err error) {
 // Peek sends r, which has no body, to the tenant's worker if that is ready, and
 // returns its answer, or nil if there is none. It neither wakes a worker nor
 // keeps it awake.
-func (s *Supervisor) Peek(spec Spec, r *http.Request) (*http.Response, error) {
+func (s *Supervisor) Peek(ctx context.Context, spec Spec, r *Request) (*Answer, error) {
 	g := s.tenant(spec.Tenant).ready.Load()
 	if g == nil || !g.spec.sameWorker(spec) || !g.enter() {
 		return nil, nil
 	}
-	return g.send(r, nil, false, false)
+	return g.send(ctx, r, nil, false, false)
 }
 
 // send sends r once. The end of the exchange counts it out; use says whether it
 // keeps the worker awake.
-func (g *generation) send(r *http.Request, ahead []byte, more, use bool) (*http.Response, error) {
-	c, err := g.connect(r.Context())
+func (g *generation) send(ctx context.Context, r *Request, ahead []byte, more, use bool) (*Answer, error) {
+	c, err := g.connect(ctx)
 	if err != nil {
-		err = g.explainConnect(r.Context(), err)
+		err = g.explainConnect(ctx, err)
 		g.leaveAt(use)
 		return nil, err
 	}
-	e := &exchange{g: g, conn: c, use: use, ctx: r.Context(), timeout: g.super.cfg.Load().ResponseTimeout}
+	e := &exchange{g: g, conn: c, use: use, ctx: ctx, timeout: g.super.cfg.Load().ResponseTimeout}
 	err = e.start(r, ahead, more)
-	var resp *http.Response
 	// A worker that answers before it has read everything closes the connection
 	// for writing, too; its answer is there to be read all the same.
 	if err == nil || e.sent {
-		resp, err = e.answer(r)
+		err = e.readAnswer(r.Method)
 	}
 	if err != nil {
-		err = e.explain(r.Context(), err)
+		err = e.explain(ctx, err)
 		e.end(false)
 		return nil, err
 	}
-	if resp.Body == http.NoBody {
-		e.end(!resp.Close)
+	if e.answer.Body == http.NoBody {
+		e.end(!e.answer.last)
 	}
-	return resp, nil
+	return &e.answer, nil
 }
 
 // explainConnect turns the error of connect into one of RoundTrip's.

@@ -76,7 +76,7 @@ func TestStartFails(t *testing.T) {
 			cfg, spec := Config{Clock: clockwork.NewFakeClock()}, mustSpec(t, "acme") // the backoff must not pass meanwhile
 			tt.break_(&cfg, &spec)
 			s, _ := mustNew(t, cfg)
-			_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+			_, err := do(testContext(t), s, spec, request(http.MethodGet, "/who", ""))
 			got := wantUnavailable(t, err)
 			if !strings.Contains(got.Error(), tt.want) || got.RetryAfter <= 0 || got.RetryAfter > backoffMin {
 				t.Errorf("error %v, retry after %v; want %q in it and at most %v", got, got.RetryAfter, tt.want, backoffMin)
@@ -108,7 +108,7 @@ func TestManyFirstRequestsStartOneWorker(t *testing.T) {
 	errs := make([]error, len(answers))
 	var wg sync.WaitGroup
 	for i := range answers {
-		wg.Go(func() { answers[i], errs[i] = do(s, spec, request(ctx, http.MethodGet, "/who", "")) })
+		wg.Go(func() { answers[i], errs[i] = do(ctx, s, spec, request(http.MethodGet, "/who", "")) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -133,7 +133,7 @@ func TestStartsAreBounded(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(testContext(t))
 	stuckErr := make(chan error, 1)
 	go func() {
-		_, err := do(s, stuck, request(ctx, http.MethodGet, "/who", ""))
+		_, err := do(ctx, s, stuck, request(http.MethodGet, "/who", ""))
 		stuckErr <- err
 	}()
 	waitFor(t, "the first worker to hold the only place", func() bool { return s.Status("stuck").PID != 0 })
@@ -141,7 +141,7 @@ func TestStartsAreBounded(t *testing.T) {
 	errs := make([]error, 4)
 	for i := range errs {
 		spec := mustSpec(t, fmt.Sprintf("t%d", i))
-		wg.Go(func() { _, errs[i] = do(s, spec, request(testContext(t), http.MethodGet, "/who", "")) })
+		wg.Go(func() { _, errs[i] = do(testContext(t), s, spec, request(http.MethodGet, "/who", "")) })
 	}
 	left := errors.New("left")
 	cancel(left)
@@ -170,7 +170,7 @@ func TestCrashLoopBacksOffAndHeals(t *testing.T) {
 	mustFault(t, spec, faultCrash)
 	refused := func(what string) time.Duration {
 		t.Helper()
-		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+		_, err := do(testContext(t), s, spec, request(http.MethodGet, "/who", ""))
 		u := wantUnavailable(t, err)
 		if !strings.Contains(u.Error(), "fault asked for") {
 			t.Errorf("%s: %v, want the reason of the last failure", what, u)
@@ -225,13 +225,13 @@ func TestRequestOutlastsShortBackoff(t *testing.T) {
 	s, _ := mustNew(t, Config{Clock: clock})
 	spec := mustSpec(t, "acme")
 	mustFault(t, spec, faultCrash)
-	if _, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", "")); err == nil {
+	if _, err := do(testContext(t), s, spec, request(http.MethodGet, "/who", "")); err == nil {
 		t.Fatal("the start did not fail")
 	}
 	mustFault(t, spec, "")
 	answered := make(chan error, 1)
 	go func() {
-		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+		_, err := do(testContext(t), s, spec, request(http.MethodGet, "/who", ""))
 		answered <- err
 	}()
 	mustHeal(t, s, clock, "acme")
@@ -315,7 +315,7 @@ func TestRequestMayBeHeldBackFromAReadyWorker(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")
 	full := errors.New("the box is full")
-	_, err := s.RoundTripWhen(spec, request(testContext(t), http.MethodGet, "/who", ""), func() error {
+	_, err := s.RoundTripWhen(testContext(t), spec, request(http.MethodGet, "/who", ""), func() error {
 		if st := s.Status("acme"); st.State != Ready {
 			t.Errorf("the worker is %s while its request is held back", st.State)
 		}

@@ -72,7 +72,7 @@ func TestTransitions(t *testing.T) {
 	story.want(t, "broken asleep: backoff over")
 
 	mustFault(t, spec, faultRefuse)
-	if _, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", "")); err == nil {
+	if _, err := do(testContext(t), s, spec, request(http.MethodGet, "/who", "")); err == nil {
 		t.Fatal("a worker that refuses to start answered")
 	}
 	story.want(t, "asleep starting: request", "starting broken: start failed")
@@ -83,7 +83,7 @@ func TestTransitions(t *testing.T) {
 	mustFault(t, spec, faultSlow)
 	answered := make(chan error, 1)
 	go func() {
-		_, err := do(s, spec, request(testContext(t), http.MethodGet, "/who", ""))
+		_, err := do(testContext(t), s, spec, request(http.MethodGet, "/who", ""))
 		answered <- err
 	}()
 	waitFor(t, "the process", func() bool { return s.Status("acme").PID != 0 })

@@ -270,7 +270,7 @@ func TestHostileWorkerWithUser(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := do(s, spec, request(testContext(t), http.MethodGet, "/nothing", "")); err == nil || !strings.HasPrefix(err.Error(), "404") {
+		if _, err := do(testContext(t), s, spec, request(http.MethodGet, "/nothing", "")); err == nil || !strings.HasPrefix(err.Error(), "404") {
 			t.Fatal(err)
 		}
 	}

@@ -36,7 +36,7 @@ func TestWorkerThatTakesTheProcessorsYields(t *testing.T) {
 	hot, calm := mustSpec(t, "hot"), mustSpec(t, "calm")
 	ask := func(spec Spec, path string) {
 		t.Helper()
-		if _, err := do(s, spec, request(context.Background(), http.MethodGet, path, "")); err != nil {
+		if _, err := do(context.Background(), s, spec, request(http.MethodGet, path, "")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -16,14 +16,15 @@ type Address struct {
 }
 
 // String returns TENANT or TENANT.COORDINATE.
-func (a Address) String() string {
-	if !a.HasCoordinate {
-		return a.Tenant
+func (a Address) String() string { return string(a.Append(nil)) }
+
+// Append appends what [Address.String] returns to dst.
+func (a Address) Append(dst []byte) []byte {
+	dst = append(dst, a.Tenant...)
+	if a.HasCoordinate {
+		dst = a.Coordinate.Append(append(dst, '.'))
 	}
-	b := make([]byte, 0, len(a.Tenant)+24)
-	b = append(b, a.Tenant...)
-	b = append(b, '.')
-	return string(a.Coordinate.Append(b))
+	return dst
 }
 
 // ParseAddress reads what [Address.String] writes. A tenant id holds no dot, so
