@@ -40,6 +40,8 @@ type conn struct {
 	wrote int64 // bytes of the request
 
 	awaiting *exchange // to be told when the answer's header does not come at once
+
+	until time.Time // the deadline of reads that was set last, or zero
 }
 
 func newConn(c net.Conn) *conn {
@@ -66,6 +68,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	c.left -= n
 	return n, err
+}
+
+// readUntil sets the deadline of reads; the zero time is none. It is for the
+// goroutine that reads.
+func (c *conn) readUntil(t time.Time) error {
+	c.until = t
+	return c.SetReadDeadline(t)
 }
 
 // Write counts, so that it is known whether a worker may have seen a request.

@@ -33,7 +33,8 @@ type exchange struct {
 	use  bool        // whether it keeps the worker awake
 	ctx  context.Context
 
-	timeout time.Duration // for the answer's header
+	timeout  time.Duration // for the answer's header
+	deadline time.Time     // of it, where the body was small
 
 	upload *upload // of a body that was not small, or nil
 	once   sync.Once
@@ -61,11 +62,11 @@ func (e *exchange) start(r *Request, body []byte, more bool) error {
 		return err
 	}
 	if !more {
-		return e.conn.SetReadDeadline(time.Now().Add(min(e.timeout, patience)))
+		return e.bePatient()
 	}
 	// The deadline of the exchange before is not this one's: a body may take as
 	// long as its client does.
-	if err := e.conn.SetReadDeadline(time.Time{}); err != nil {
+	if err := e.conn.readUntil(time.Time{}); err != nil {
 		return err
 	}
 	e.watch()
@@ -94,7 +95,7 @@ func (e *exchange) send(r *Request) {
 		err = e.conn.w.Flush()
 	}
 	if err == nil {
-		err = e.conn.SetReadDeadline(time.Now().Add(e.timeout))
+		err = e.conn.SetReadDeadline(time.Now().Add(e.timeout)) // the reader's until stays zero
 	}
 	e.upload.fault, e.upload.err = source.err, err
 	close(e.upload.done)
@@ -111,10 +112,22 @@ func shortBody(n, length int64) error {
 	return fmt.Errorf("the body has %d of %d bytes: %w", n, length, io.ErrUnexpectedEOF)
 }
 
-// patience is how long an answer is awaited before the request's context is
-// watched. Most answers are there by then, and the watch would cost each of them
-// as much as finding its tenant and its limits.
-const patience = 50 * time.Millisecond
+// patience is how long at least, and half of how long at most, an answer is awaited
+// before the request's context is watched. Most answers are there by then, and the
+// watch would cost each of them as much as finding its tenant and its limits.
+const patience = 25 * time.Millisecond
+
+// bePatient sets the deadline after which the context is watched. That of the
+// exchange before stays while it is far enough: a timer for each exchange would cost
+// nearly as much as the watch.
+func (e *exchange) bePatient() error {
+	now := time.Now()
+	e.deadline = now.Add(e.timeout)
+	if left := e.conn.until.Sub(now); patience <= left && left <= e.timeout {
+		return nil
+	}
+	return e.conn.readUntil(now.Add(min(e.timeout, 2*patience)))
+}
 
 // watch has the end of the request's context close the connection: a cancelled
 // request must not wait for the worker, which learns of it so.
@@ -150,13 +163,13 @@ func (e *exchange) readAnswer(method string) error {
 	}
 	// The rest of the answer may take as long as it has readers.
 	e.watch()
-	return e.conn.SetReadDeadline(time.Time{})
+	return e.conn.readUntil(time.Time{})
 }
 
 // goOn is called when an answer did not come at once.
 func (e *exchange) goOn() error {
 	e.watch()
-	return e.conn.SetReadDeadline(time.Now().Add(e.timeout - patience))
+	return e.conn.readUntil(e.deadline)
 }
 
 // fault returns the error that reading the request's body met, if it is over.
