@@ -138,6 +138,10 @@ func askOnce(ctx context.Context, s *serving, spec supervisor.Spec, up *supervis
 	return a, nil
 }
 
+// whole says that all of the body is there, and is no more than net/http holds back
+// of any answer until it knows if that is all.
+func (a *answer) whole() bool { return a.err == io.EOF && a.n <= 2048 }
+
 // copyTo writes the body. It calls last before it writes the last of it: whoever
 // has all of an answer must not find it counted still.
 func (a *answer) copyTo(w io.Writer, last func()) error {

@@ -182,6 +182,11 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, s *serving, ten
 		place.setHeaders(w.Header())
 	}
 	copyHeaders(w.Header(), ans.Header)
+	if r.Method != http.MethodHead && ans.whole() {
+		// net/http counts what it is given at once. With this field there would be
+		// nine, for which Go's maps need several times the memory of eight.
+		delete(w.Header(), "Content-Length")
+	}
 	w.WriteHeader(ans.StatusCode)
 	return req.op, ans.StatusCode, ans.copyTo(w, place.release)
 }
