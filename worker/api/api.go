@@ -110,6 +110,10 @@ func (h *handler) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // client must read each second once its AnswerTime is used up, in bytes.
 const piece = 256 << 10
 
+// heldBack is how much of an answer net/http keeps until its handler is done, in
+// bytes: what is no longer waits for no client, with a version of a document open.
+const heldBack = 2048
+
 // answer remembers whether any of the answer has been sent, after which nothing
 // but cutting the connection can tell the client of a fault. It gives the client
 // a deadline that moves on with what it reads.
@@ -130,6 +134,11 @@ func (w *answer) WriteHeader(status int) {
 // net/http takes the deadline off the connection once the request is done.
 func (w *answer) Write(p []byte) (written int, err error) {
 	w.started = true
+	if w.sent+int64(len(p)) <= heldBack {
+		written, err = w.ResponseWriter.Write(p)
+		w.sent += int64(written)
+		return written, err
+	}
 	if w.began.IsZero() {
 		w.began = time.Now()
 	}

@@ -26,18 +26,20 @@ const (
 
 // header starts an answer. A length below 0 is one not known yet.
 func (w *answer) header(contentType string, length int64) {
-	w.Header().Set("Content-Type", contentType)
+	h := w.Header()
+	h["Content-Type"] = []string{contentType}
 	if length >= 0 {
-		w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
+		h["Content-Length"] = []string{strconv.FormatInt(length, 10)}
 	}
 }
 
 // state says which change an answer shows: its sequence, and the checksum of the
 // scroll, empty where there is none.
 func (w *answer) state(seq uint64, checksum string) {
-	w.Header().Set("SQ-Seq", strconv.FormatUint(seq, 10))
+	h := w.Header()
+	h["Sq-Seq"] = []string{strconv.FormatUint(seq, 10)}
 	if checksum != "" {
-		w.Header().Set("ETag", `"`+checksum+`"`)
+		h["Etag"] = []string{`"` + checksum + `"`}
 	}
 }
 
