@@ -11,7 +11,9 @@
 // edge into small and large documents. It runs the binaries in bin/.
 //
 // All paths are measured in turns within each round, so that a machine that
-// slows down slows all of them; each cell is the median of its rounds.
+// slows down slows all of them; each cell is the median of its rounds, and each ratio
+// that of the rounds' ratios. Both ways through the edge have the same server options,
+// so that they differ in their handlers alone.
 package main
 
 import (
@@ -157,9 +159,9 @@ func (b *testbed) paths(rounds int, each time.Duration, profile string) error {
 	w.Flush()
 
 	fmt.Println()
-	proxy, sq := median(reads[cell("(b) reverse_proxy", 64)]), median(reads[cell("(c) sq", 64)])
-	bar("(c)/(b) select, 64 connections", sq.perSecond/proxy.perSecond, 1.6)
-	bar("(b)/(c) edge CPU of it", proxy.edgeCPU/sq.edgeCPU, 1/0.6)
+	proxy, sq := reads[cell("(b) reverse_proxy", 64)], reads[cell("(c) sq", 64)]
+	bar("(c)/(b) select, 64 connections", medianRatio(sq, proxy, func(r result) float64 { return r.perSecond }), 1.6)
+	bar("(b)/(c) edge CPU of it", medianRatio(proxy, sq, func(r result) float64 { return r.edgeCPU }), 1/0.6)
 	for _, n := range connections {
 		bar(fmt.Sprintf("update into 100MB / into 10KB, %d connections", n), median(updates[cell("100MB", n)]).perSecond/median(updates[cell("10KB", n)]).perSecond, 0.8)
 	}
@@ -175,6 +177,16 @@ func bar(what string, ratio, least float64) {
 }
 
 func cell(name string, connections int) string { return fmt.Sprintf("%s/%d", name, connections) }
+
+// medianRatio compares what was measured side by side in each round.
+func medianRatio(over, under []result, of func(result) float64) float64 {
+	ratios := make([]float64, len(over))
+	for i := range ratios {
+		ratios[i] = of(over[i]) / of(under[i])
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
+}
 
 func median(results []result) result {
 	sorted := slices.SortedFunc(slices.Values(results), func(a, b result) int {

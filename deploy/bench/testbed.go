@@ -87,7 +87,7 @@ func (b *testbed) start() error {
 		worker %[2]s/sq-worker
 		%[6]s
 	}
-	servers %[3]s {
+	servers {
 		listener_wrappers {
 			sq
 		}
@@ -199,7 +199,11 @@ func makeDocument(n int) []byte {
 }
 
 func (b *testbed) edge(method, path, body string) target {
-	return target{"tcp", edgeAddress, fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s", method, path, edgeAddress, key, len(body), body)}
+	head := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n", method, path, edgeAddress, key)
+	if body != "" {
+		head = fmt.Appendf(head, "Content-Length: %d\r\n", len(body))
+	}
+	return target{"tcp", edgeAddress, append(append(head, "\r\n"...), body...)}
 }
 
 // direct and proxied speak the worker's own contract, without a key.
