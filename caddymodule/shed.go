@@ -86,8 +86,8 @@ func (s *shedder) enter(ctx context.Context, t *turns, cost, most int64, now tim
 		return true
 	}
 	defer s.held.Add(-1)
-	if s.held.Add(1) <= maxHeld && wait {
-		timer := time.NewTimer(patience)
+	if s.held.Add(1) <= maxHeld {
+		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {
 		case <-mine.come:
@@ -99,21 +99,22 @@ func (s *shedder) enter(ctx context.Context, t *turns, cost, most int64, now tim
 	return !s.giveUp(t, mine, most)
 }
 
-// join lets the request in and returns nil, or has it wait in line, unless that is
-// too long.
-func (s *shedder) join(t *turns, cost, most int64) (mine *turn, wait bool) {
+// join lets the request in and returns nil, or has it wait in line, for so long at
+// most. Where the line is too long its turn never comes, and it is only held back.
+func (s *shedder) join(t *turns, cost, most int64) (mine *turn, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.callLocked(t, most)
 	if len(t.line) == 0 && s.fitsLocked(t, cost, most) {
 		t.in += cost
-		return nil, false
+		return nil, 0
 	}
 	mine = &turn{cost, make(chan struct{})}
-	if wait = len(t.line) < maxLine; wait {
-		t.line = append(t.line, mine)
+	if len(t.line) == maxLine {
+		return mine, holdFor
 	}
-	return mine, wait
+	t.line = append(t.line, mine)
+	return mine, patience
 }
 
 // giveUp takes a request out of line, unless its turn has just come.
@@ -210,6 +211,9 @@ func (p *place) enter(ctx context.Context, cost int64) error {
 		return nil
 	}
 	if !p.shedder.enter(ctx, &p.usage.turns, cost, p.most, p.began) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return &refusal{inFlight, unavailable(1, limitNames[inFlight]+": the service is busy and this tenant has its share of it")}
 	}
 	p.cost = cost

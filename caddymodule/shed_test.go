@@ -167,8 +167,8 @@ func TestShedderRefuses(t *testing.T) {
 		c.enter(ctx, u, readCost, 1)
 		in := c.enter(ctx, u, readCost, maxLine)
 		began := time.Now()
-		if c.shedder.enter(ctx, u, readCost, c.most, began) || time.Since(began) != 0 {
-			t.Errorf("one more than the line takes is let in, or waits %v", time.Since(began))
+		if c.shedder.enter(ctx, u, readCost, c.most, began) || time.Since(began) != holdFor {
+			t.Errorf("one more than the line takes is let in, or is held back for %v", time.Since(began))
 		}
 		// Clients that go away leave the line to others.
 		leave()
