@@ -2,20 +2,15 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -29,63 +24,81 @@ const (
 	pace           = 5 * time.Millisecond
 )
 
-// fairness measures the neighbours' latency with and without the hot tenant, in
-// turns, and prints both and their ratio.
+// fairness measures the neighbours' latency alone, beside the hot tenant, and beside
+// strangers, in turns, and prints each and the ratios. The strangers are the hot
+// tenant's clients, who now ask a server that is not the edge as often: they show what
+// it costs that such clients are on this machine at all, and keep it busy, which hot
+// tenants' clients elsewhere do not.
 func (b *testbed) fairness(rounds int, each time.Duration) error {
 	for i := range neighbours {
 		if err := b.writeAs(neighbourKey(i)); err != nil {
 			return err
 		}
 	}
-	var alone, beside []time.Duration
-	var answered, refused int64
-	var ratios []float64
+	var alone, beside, strangers []time.Duration
+	var total hotCounts
+	var ratios, strange []float64
 	for range rounds {
 		quiet, err := b.neighbours(each)
 		if err != nil {
 			return err
 		}
-		stop, ended := make(chan struct{}), make(chan error, 1)
-		go func() {
-			counts, err := hotProcess(stop)
-			answered, refused = answered+counts.Answered, refused+counts.Refused
-			ended <- err
-		}()
-		loud, err := b.neighbours(each)
-		close(stop)
-		if hotErr := <-ended; err == nil {
-			err = hotErr
-		}
+		loud, counts, err := b.beside(each, 0)
 		if err != nil {
 			return err
 		}
-		ratios = append(ratios, quantile(loud, .99).Seconds()/quantile(quiet, .99).Seconds())
-		alone, beside = append(alone, quiet...), append(beside, loud...)
+		busy, _, err := b.beside(each, each/time.Duration(max(1, counts.Answered)))
+		if err != nil {
+			return err
+		}
+		base := quantile(quiet, .99).Seconds()
+		ratios = append(ratios, quantile(loud, .99).Seconds()/base)
+		strange = append(strange, quantile(busy, .99).Seconds()/base)
+		alone, beside, strangers = append(alone, quiet...), append(beside, loud...), append(strangers, busy...)
+		total.Answered += counts.Answered
+		total.Refused += counts.Refused
 	}
 	fmt.Printf("%d tenants, a request each every %v; hot tenant: %d connections without a pause; %d rounds of %v\n", neighbours, pace, hotConnections, rounds, each)
 	for _, row := range []struct {
 		name      string
 		latencies []time.Duration
-	}{{"alone", alone}, {"beside the hot tenant", beside}} {
+	}{{"alone", alone}, {"beside the hot tenant", beside}, {"beside strangers", strangers}} {
 		fmt.Printf("%-22s p50 %8v  p90 %8v  p99 %8v  (%d requests)\n", row.name,
 			quantile(row.latencies, .5).Round(time.Microsecond), quantile(row.latencies, .9).Round(time.Microsecond), quantile(row.latencies, .99).Round(time.Microsecond), len(row.latencies))
 	}
 	seconds := float64(rounds) * each.Seconds()
-	fmt.Printf("hot tenant: %.0f answered and %.0f refused a second\n", float64(answered)/seconds, float64(refused)/seconds)
-	slices.Sort(ratios)
-	ratio := ratios[len(ratios)/2]
+	fmt.Printf("hot tenant: %.0f answered and %.0f refused a second\n", float64(total.Answered)/seconds, float64(total.Refused)/seconds)
 	verdict := "met"
-	if ratio > 1.2 {
+	if quantile(ratios, .5) > 1.2 {
 		verdict = "MISSED"
 	}
-	fmt.Printf("p99 beside / alone: median of the rounds %.2f, of them %.2f to %.2f  (bar 1.2: %s)\n", ratio, ratios[0], ratios[len(ratios)-1], verdict)
+	fmt.Printf("p99 beside the hot tenant / alone: %s  (bar 1.2: %s)\n", spread(ratios), verdict)
+	fmt.Printf("p99 beside strangers / alone:      %s\n", spread(strange))
 	return nil
+}
+
+func spread(ratios []float64) string {
+	return fmt.Sprintf("median of the rounds %.2f, of them %.2f to %.2f", quantile(ratios, .5), slices.Min(ratios), slices.Max(ratios))
+}
+
+// beside is neighbours while the hot tenant's clients are at work; see hotProcess.
+func (b *testbed) beside(each, every time.Duration) ([]time.Duration, hotCounts, error) {
+	stop, ended := make(chan struct{}), make(chan error, 1)
+	var counts hotCounts
+	go func() {
+		var err error
+		counts, err = hotProcess(stop, every)
+		ended <- err
+	}()
+	latencies, err := b.neighbours(each)
+	close(stop)
+	return latencies, counts, errors.Join(err, <-ended)
 }
 
 func neighbourKey(i int) string { return fmt.Sprintf("pmb-v1-neighbour-%d", i) }
 
-func quantile(latencies []time.Duration, q float64) time.Duration {
-	sorted := slices.Sorted(slices.Values(latencies))
+func quantile[T cmp.Ordered](of []T, q float64) T {
+	sorted := slices.Sorted(slices.Values(of))
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
@@ -136,120 +149,6 @@ func paced(request []byte, stop time.Time, offset time.Duration) ([]time.Duratio
 		latencies = append(latencies, time.Since(began))
 	}
 	return latencies, nil
-}
-
-// hotCounts is what the hot tenant's clients tell of their requests.
-type hotCounts struct{ Answered, Refused int64 }
-
-// hotProcess runs the hot tenant's clients until stop is closed. They stand for
-// other machines: they have a process of their own, and the processor that nobody
-// else wants.
-func hotProcess(stop <-chan struct{}) (counts hotCounts, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return counts, err
-	}
-	clients := exec.Command("chrt", "--idle", "0", self, "hot-clients")
-	clients.Stderr = os.Stderr
-	until, err := clients.StdinPipe()
-	if err != nil {
-		return counts, err
-	}
-	told, err := clients.StdoutPipe()
-	if err != nil {
-		return counts, err
-	}
-	if err := clients.Start(); err != nil {
-		return counts, fmt.Errorf("starting the hot tenant's clients (chrt is of the package util-linux): %w", err)
-	}
-	<-stop
-	until.Close()
-	err = json.NewDecoder(told).Decode(&counts)
-	return counts, errors.Join(err, clients.Wait())
-}
-
-// hotClients is the process of the hot tenant's clients: it sends until its input
-// ends, and then tells how much.
-func hotClients() error {
-	stop := make(chan struct{})
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		close(stop)
-	}()
-	var answered, refused atomic.Int64
-	err := hot(stop, &answered, &refused)
-	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(hotCounts{answered.Load(), refused.Load()}))
-}
-
-// hot sends the hot tenant's requests until stop is closed.
-func hot(stop <-chan struct{}, answered, refused *atomic.Int64) error {
-	var group sync.WaitGroup
-	var failure atomic.Pointer[error]
-	request := selectAs(key)
-	for range hotConnections {
-		group.Go(func() {
-			conn, err := net.Dial("tcp", edgeAddress)
-			if err != nil {
-				failure.Store(&err)
-				return
-			}
-			defer conn.Close()
-			reader := bufio.NewReaderSize(conn, 4096)
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if _, err := conn.Write(request); err != nil {
-					failure.Store(&err)
-					return
-				}
-				busy, err := readAnswerOrBusy(reader)
-				switch {
-				case err != nil:
-					failure.Store(&err)
-					return
-				case busy:
-					refused.Add(1)
-				default:
-					answered.Add(1)
-				}
-			}
-		})
-	}
-	group.Wait()
-	if err := failure.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// readAnswerOrBusy is readAnswer for one who may also be answered 503.
-func readAnswerOrBusy(r *bufio.Reader) (busy bool, err error) {
-	status, err := r.Peek(len("HTTP/1.1 503 "))
-	if err != nil || !bytes.Equal(status, []byte("HTTP/1.1 503 ")) {
-		if err != nil {
-			return false, err
-		}
-		return false, readAnswer(r)
-	}
-	length := 0
-	for {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			return false, err
-		}
-		if line = strings.TrimSpace(line); line == "" {
-			_, err := r.Discard(length)
-			return true, err
-		}
-		if value, ok := strings.CutPrefix(line, "Content-Length: "); ok {
-			if length, err = strconv.Atoi(value); err != nil {
-				return false, err
-			}
-		}
-	}
 }
 
 func selectAs(key string) []byte {

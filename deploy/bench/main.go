@@ -40,7 +40,9 @@ func main() {
 		parse(flags, args)
 		err = withTestbed(func(b *testbed) error { return b.paths(*rounds, *each, *profile) })
 	case "hot-clients": // of fairness
-		err = hotClients()
+		elsewhere := flags.Duration("elsewhere", 0, "")
+		parse(flags, args)
+		err = hotClients(*elsewhere)
 	case "fairness":
 		rounds, each := roundFlags(flags)
 		parse(flags, args)
