@@ -64,8 +64,9 @@ type generation struct {
 	yields atomic.Bool // to others, since it uses too much
 
 	// For balance alone.
-	spent time.Duration // what the process had used of the processors
-	use   float64       // of them, of late
+	spent    time.Duration // what the process had used of the processors
+	use      float64       // of them, of late
+	settling bool          // not all its threads may know whether they yield
 
 	// For the owner alone.
 	backoff time.Duration // of a broken one

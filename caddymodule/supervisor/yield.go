@@ -102,7 +102,9 @@ func (s *Supervisor) balanceOnce(since time.Duration) {
 func (g *generation) used(since time.Duration) float64 {
 	spent := g.spent
 	g.withProcess(func(p *process) { spent = processorTime(p.pid) })
-	g.use = average(g.use, (spent-g.spent).Seconds()/since.Seconds())
+	if g.spent > 0 { // else that is its start, which is not held against it
+		g.use = average(g.use, (spent-g.spent).Seconds()/since.Seconds())
+	}
 	g.spent = spent
 	return g.use
 }
@@ -111,13 +113,11 @@ func (g *generation) used(since time.Duration) float64 {
 // calls it.
 func (g *generation) yield(heavy bool) bool {
 	is := g.yields.Load()
-	if !heavy && !is {
-		return false
+	if heavy == is && !g.settling {
+		return is
 	}
 	var err error
-	// One that yields is told so each time: threads that it made while it was
-	// told do not know.
-	g.withProcess(func(p *process) { err = p.setYield(heavy) })
+	g.withProcess(func(p *process) { g.settling, err = p.setYield(heavy) })
 	if err != nil {
 		g.super.noYield.Do(func() {
 			g.logger.Warn("a worker that takes more than its share of the processors cannot be made to yield; this is not said again", zap.Error(err))
@@ -138,14 +138,16 @@ func (g *generation) withProcess(fn func(*process)) {
 	}
 }
 
-// setYield has the process yield or not. It is to be called exclusively.
-func (p *process) setYield(yield bool) error {
+// setYield has the process yield or not, and reports whether there may be threads
+// that have not heard of it, since they were made meanwhile. It is to be called
+// exclusively.
+func (p *process) setYield(yield bool) (more bool, err error) {
 	if p.group != nil && p.group.Weighs() {
-		return p.group.SetIdle(yield)
+		return false, p.group.SetIdle(yield)
 	}
 	if yield {
 		if err := mayReturn(); err != nil {
-			return err
+			return false, err
 		}
 	}
 	return setIdlePolicy(p.pid, yield)

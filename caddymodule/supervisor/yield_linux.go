@@ -23,44 +23,47 @@ func processorTime(pid int) time.Duration {
 	return time.Duration(spent.Nano())
 }
 
-// setIdlePolicy puts all threads of a process under SCHED_IDLE, or back. Those that
-// they make later are as they are.
-func setIdlePolicy(pid int, idle bool) error {
+// setIdlePolicy puts all threads of a process under SCHED_IDLE, or back, and reports
+// whether any was not there: one of those may have made another meanwhile, which is
+// as its maker was.
+func setIdlePolicy(pid int, idle bool) (changed bool, err error) {
 	threads, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, t := range threads {
 		tid, err := strconv.Atoi(t.Name())
-		if err == nil {
-			err = setThreadIdle(tid, idle)
+		if err != nil {
+			return changed, err
 		}
+		did, err := setThreadIdle(tid, idle)
 		if err != nil && !errors.Is(err, unix.ESRCH) { // it has ended
-			return err
+			return changed, err
 		}
+		changed = changed || did
 	}
-	return nil
+	return changed, nil
 }
 
 // setThreadIdle is setIdlePolicy for one thread, of which 0 is the caller's. Its
 // niceness stays.
-func setThreadIdle(tid int, idle bool) error {
+func setThreadIdle(tid int, idle bool) (changed bool, err error) {
 	attr, err := unix.SchedGetAttr(tid, 0)
 	if err != nil {
-		return fmt.Errorf("reading a worker's scheduling policy: %w", err)
+		return false, fmt.Errorf("reading a worker's scheduling policy: %w", err)
 	}
 	policy := uint32(unix.SCHED_NORMAL)
 	if idle {
 		policy = unix.SCHED_IDLE
 	}
 	if attr.Policy == policy {
-		return nil
+		return false, nil
 	}
 	attr.Policy = policy
 	if err := unix.SchedSetAttr(tid, attr, 0); err != nil {
-		return fmt.Errorf("changing a worker's scheduling policy: %w", err)
+		return false, fmt.Errorf("changing a worker's scheduling policy: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // mayReturn says why a thread that is put under SCHED_IDLE could not be put back:
@@ -69,9 +72,9 @@ var mayReturn = sync.OnceValue(func() error {
 	tried := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		err := setThreadIdle(0, true)
+		_, err := setThreadIdle(0, true)
 		if err == nil {
-			err = setThreadIdle(0, false)
+			_, err = setThreadIdle(0, false)
 		}
 		tried <- err
 	}()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,9 +62,27 @@ func TestWorkerThatTakesTheProcessorsYields(t *testing.T) {
 			yield  bool
 			policy uint32
 		}{{true, unix.SCHED_IDLE}, {false, unix.SCHED_NORMAL}} {
-			if err := p.setYield(step.yield); err != nil || !mustHavePolicy(t, pid, step.policy) {
+			if _, err := p.setYield(step.yield); err != nil || !mustHavePolicy(t, pid, step.policy) {
 				t.Errorf("told to yield %v: %v, or not all threads heard of it", step.yield, err)
 			}
 		}
 	})
+}
+
+// TestStartIsNotHeldAgainstAWorker has this process stand for a worker's: it has used
+// the processors before it is looked at.
+func TestStartIsNotHeldAgainstAWorker(t *testing.T) {
+	g := &generation{tenant: new(tenant), process: &process{pid: os.Getpid()}}
+	began := processorTime(os.Getpid())
+	if began == 0 {
+		t.Fatal("this process has used nothing")
+	}
+	if use := g.used(time.Millisecond); use != 0 {
+		t.Errorf("at the first look it uses %v processors, want 0", use)
+	}
+	for processorTime(os.Getpid()) < g.spent+10*time.Millisecond {
+	}
+	if use := g.used(time.Second); use <= 0 || use > yieldRise*float64(runtime.NumCPU()) {
+		t.Errorf("after 10 ms or so of work in a second it uses %v processors", use)
+	}
 }

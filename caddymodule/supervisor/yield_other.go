@@ -7,6 +7,6 @@ import "time"
 // Elsewhere no worker is known to use anything, so that none yields.
 func processorTime(int) time.Duration { return 0 }
 
-func setIdlePolicy(int, bool) error { return nil }
+func setIdlePolicy(int, bool) (bool, error) { return false, nil }
 
 func mayReturn() error { return nil }
