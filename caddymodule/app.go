@@ -128,7 +128,8 @@ type App struct {
 	MaxQueue int `json:"max_queue,omitempty"`
 
 	// QueueTimeout is how long a start may wait for its turn; its requests
-	// are answered 503 after that. Default: 10s.
+	// are answered 503 after that, each with a Retry-After of up to as long.
+	// Default: 10s.
 	QueueTimeout caddy.Duration `json:"queue_timeout,omitempty"`
 
 	runtime *runtime

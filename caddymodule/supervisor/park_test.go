@@ -300,8 +300,9 @@ func TestQueueIsBounded(t *testing.T) {
 	waitFor(t, "the first to hold the only place", func() bool { return s.Status("stuck").PID != 0 })
 	waiting := []chan error{send(mustSpec(t, "a")), send(mustSpec(t, "b"))}
 	waitFor(t, "the others to be in line", func() bool { return s.queued.Load() == 2 })
+	within := func(d time.Duration) bool { return 0 < d && d <= 10*time.Second }
 	u := wantUnavailable(t, <-send(mustSpec(t, "c")))
-	if u.RetryAfter != 10*time.Second || !strings.Contains(u.Error(), "max_queue") {
+	if !within(u.RetryAfter) || !strings.Contains(u.Error(), "max_queue") {
 		t.Errorf("refused with %v, retry after %v", u, u.RetryAfter)
 	}
 	if st := s.Status("c"); st.State != Asleep || st.Crashes != 0 {
@@ -312,7 +313,7 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 	clock.Advance(10 * time.Second)
 	for _, answer := range waiting {
-		if u := wantUnavailable(t, <-answer); !errors.Is(u, errQueueTimeout) || u.RetryAfter != 10*time.Second {
+		if u := wantUnavailable(t, <-answer); !errors.Is(u, errQueueTimeout) || !within(u.RetryAfter) {
 			t.Errorf("refused with %v, retry after %v", u, u.RetryAfter)
 		}
 	}

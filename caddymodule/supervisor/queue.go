@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -38,6 +40,13 @@ func (s *Supervisor) joinQueue() error {
 	s.queued.Add(-1)
 	s.metrics.refused.WithLabelValues(refusedFull).Inc()
 	return fmt.Errorf("%d workers wait to be started already, which is max_queue", limit)
+}
+
+// comeBack is when a request whose start was refused may be made again: some time
+// within QueueTimeout, left to chance, so that those who are refused together do not
+// come back together.
+func (s *Supervisor) comeBack() time.Duration {
+	return 1 + rand.N(s.cfg.Load().QueueTimeout)
 }
 
 // awaitTurn waits for a place among the workers, which finish gives back, and

@@ -104,7 +104,7 @@ func (s *Supervisor) next(t *tenant, spec Spec) (_ *generation, made bool, gone 
 		return nil, false, nil, &ErrUnavailable{Tenant: t.id, Err: errClosing}
 	}
 	if err := s.joinQueue(); err != nil {
-		return nil, false, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: s.cfg.Load().QueueTimeout, Err: err}
+		return nil, false, nil, &ErrUnavailable{Tenant: t.id, RetryAfter: s.comeBack(), Err: err}
 	}
 	g := newGeneration(s, t, spec)
 	t.current = g
@@ -116,8 +116,7 @@ func (s *Supervisor) next(t *tenant, spec Spec) (_ *generation, made bool, gone 
 
 func (t *tenant) unavailable(err error) error {
 	if errors.Is(err, errQueueTimeout) {
-		// Those who wait still have that long.
-		return &ErrUnavailable{Tenant: t.id, RetryAfter: t.super.cfg.Load().QueueTimeout, Err: err}
+		return &ErrUnavailable{Tenant: t.id, RetryAfter: t.super.comeBack(), Err: err}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
