@@ -75,12 +75,11 @@ type row struct {
 
 // burst is what came of waking many tenants at once.
 type burst struct {
-	tenants, failed int
-	first           error
-	times           []time.Duration
-	peak            process // the edge at its largest
-	limits          string  // what the edge said of them
-	againKiB        float64 // heap of the edge for each tenant that was awake and sleeps again
+	wakes
+	tenants  int
+	peak     process // the edge at its largest
+	limits   string  // what the edge said of them
+	againKiB float64 // heap of the edge for each tenant that was awake and sleeps again
 }
 
 // density goes up the ladder with the binaries in bin and prints it. The error
@@ -284,11 +283,11 @@ func (b *denseBed) cold(m *row, l ladder) error {
 		next++
 	}
 	for range l.crowds {
-		times, failed, err := b.atOnce(clients, next)
-		if failed > 0 {
-			return err
+		w := b.atOnce(clients, next)
+		if w.failed > 0 {
+			return w.failure
 		}
-		m.crowdTimes = append(m.crowdTimes, times...)
+		m.crowdTimes = append(m.crowdTimes, w.times...)
 		next += l.crowd
 	}
 	return b.parkAll()
@@ -307,7 +306,7 @@ func (b *denseBed) burst(awake, n int, asleep process) (*burst, error) {
 	done := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() { all.peak = b.watchEdge(done) })
-	all.times, all.failed, all.first = b.atOnce(clients, awake)
+	all.wakes = b.atOnce(clients, awake)
 	close(done)
 	watch.Wait()
 	closeAll(clients)

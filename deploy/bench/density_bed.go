@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -16,12 +15,6 @@ import (
 )
 
 const (
-	// burstTimeout is the edge's queue_timeout. Its default bounds what a client
-	// waits for its tenant's turn; how long thousands at once take is a matter of
-	// the machine.
-	burstTimeout   = 2 * time.Minute
-	defaultTimeout = 10 * time.Second
-
 	denseAdmin = "pmb-admin-bench"
 
 	documentBytes = 4 << 10 // what each tenant that is woken has written
@@ -61,8 +54,7 @@ func newDenseBed(bin string) (*denseBed, error) {
 		data_root %[1]s/root
 		run_dir %[1]s/run
 		worker %[2]s/sq-worker
-		queue_timeout %[4]v
-		%[5]s
+		%[4]s
 	}
 	servers %[3]s {
 		listener_wrappers {
@@ -74,7 +66,7 @@ http://%[3]s {
 	sq_admin
 	sq
 }
-`, dir, bin, b.address, burstTimeout, os.Getenv("SQ_BENCH_OPTIONS")), 0o600)
+`, dir, bin, b.address, os.Getenv("SQ_BENCH_OPTIONS")), 0o600)
 	if err != nil {
 		b.close()
 		return nil, err
@@ -294,155 +286,5 @@ func each(from, to, by int, do func(by, i int) error) error {
 	return failure
 }
 
-// client is a connection to the edge on which a request was answered already.
-type client struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-// clients makes n of them.
-func (b *denseBed) clients(n int) ([]*client, error) {
-	var clients []*client
-	for range n {
-		conn, err := net.Dial("tcp", b.address)
-		if err != nil {
-			closeAll(clients)
-			return nil, err
-		}
-		c := &client{conn, bufio.NewReaderSize(conn, 4096)}
-		clients = append(clients, c)
-		if _, err := c.first(fmt.Appendf(nil, "GET /healthz HTTP/1.1\r\nHost: %s\r\n\r\n", b.address)); err != nil {
-			closeAll(clients)
-			return nil, err
-		}
-	}
-	return clients, nil
-}
-
-func closeAll(clients []*client) {
-	for _, c := range clients {
-		c.Close()
-	}
-}
-
-// first sends a request and returns the time to the first byte of its answer,
-// which must be a 200.
-func (c *client) first(request []byte) (time.Duration, error) {
-	began := time.Now()
-	if _, err := c.Write(request); err != nil {
-		return 0, err
-	}
-	if _, err := c.r.Peek(1); err != nil {
-		return 0, err
-	}
-	took := time.Since(began)
-	return took, readAnswer(c.r)
-}
-
-func (b *denseBed) selectOf(i int) []byte {
-	return fmt.Appendf(nil, "GET /select?p=bench&c=%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", coordinate(1), b.address, denseKey(i))
-}
-
-// atOnce sends a request as each of the tenants from from on, one on each
-// connection, all at once. The error is that of one that failed.
-func (b *denseBed) atOnce(clients []*client, from int) (times []time.Duration, failed int, failure error) {
-	var mu sync.Mutex
-	var group sync.WaitGroup
-	start := make(chan struct{})
-	for n, c := range clients {
-		request := b.selectOf(from + n)
-		group.Go(func() {
-			<-start
-			took, err := c.first(request)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failed, failure = failed+1, err
-				return
-			}
-			times = append(times, took)
-		})
-	}
-	close(start)
-	group.Wait()
-	return times, failed, failure
-}
-
 // countSeries counts the series that name a tenant.
 func countSeries(text []byte) int { return strings.Count(string(text), `tenant="tenant-`) }
-
-// streamConns is on how many connections a stream is sent, on each of them every
-// pace, so that there is a request on its way in most milliseconds.
-const streamConns = 4
-
-// stream is the steady requests of one tenant.
-type stream struct {
-	done  chan struct{}
-	once  sync.Once
-	group sync.WaitGroup
-
-	mu   sync.Mutex
-	sent []sent
-	err  error
-}
-
-// sent is one of a stream's requests: when it should have been sent, and how
-// long after that its answer was there.
-type sent struct {
-	due  time.Time
-	took time.Duration
-}
-
-func (b *denseBed) startStream(tenant int) (*stream, error) {
-	clients, err := b.clients(streamConns)
-	if err != nil {
-		return nil, err
-	}
-	s := &stream{done: make(chan struct{})}
-	began := time.Now()
-	for n, c := range clients {
-		s.group.Go(func() {
-			defer c.Close()
-			for due := began.Add(time.Duration(n) * pace / streamConns); ; due = due.Add(pace) {
-				time.Sleep(time.Until(due))
-				select {
-				case <-s.done:
-					return
-				default:
-				}
-				_, err := c.first(b.selectOf(tenant))
-				s.mu.Lock()
-				s.sent = append(s.sent, sent{due, time.Since(due)})
-				if err != nil {
-					s.err = err
-				}
-				s.mu.Unlock()
-				if err != nil {
-					return
-				}
-			}
-		})
-	}
-	return s, nil
-}
-
-// settle waits until what was sent is answered.
-func (s *stream) settle() { time.Sleep(10 * pace) }
-
-// slowest returns the longest that a request took which was due since then.
-func (s *stream) slowest(since time.Time) (slowest time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := len(s.sent) - 1; i >= 0 && s.sent[i].due.After(since.Add(-10*pace)); i-- {
-		if s.sent[i].due.After(since) {
-			slowest = max(slowest, s.sent[i].took)
-		}
-	}
-	return slowest
-}
-
-func (s *stream) stop() error {
-	s.once.Do(func() { close(s.done) })
-	s.group.Wait()
-	return s.err
-}

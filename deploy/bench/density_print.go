@@ -110,19 +110,13 @@ func printLadder(out io.Writer, rows []row, all *burst, base process) {
 	if all != nil {
 		fmt.Fprintf(out, "\n%d tenants woken at once (%s)\n", all.tenants, all.limits)
 		fmt.Fprintf(out, "  failed: %d (bar 0: %s)", all.failed, verdict(all.failed > 0, &missed))
-		if all.first != nil {
-			fmt.Fprintf(out, ", such as: %v", all.first)
+		if all.failure != nil {
+			fmt.Fprintf(out, ", such as: %v", all.failure)
 		}
 		if len(all.times) > 0 {
 			fmt.Fprintf(out, "\n  first byte: p50 %.1f s, p99 %.1f s, the last %.1f s", quantile(all.times, .5).Seconds(), quantile(all.times, .99).Seconds(), quantile(all.times, 1).Seconds())
 		}
-		late := 0
-		for _, took := range all.times {
-			if took > defaultTimeout {
-				late++
-			}
-		}
-		fmt.Fprintf(out, "\n  with queue_timeout %v; by its default, %v, %d more would have been answered 503", burstTimeout, defaultTimeout, late)
+		fmt.Fprintf(out, "\n  answered 503 on the way, and asked again after Retry-After: %d times", all.refused)
 		fmt.Fprintf(out, "\n  the edge at its largest: %.1f MB private, %d descriptors, %d threads\n", float64(all.peak.private)/1e6, all.peak.descriptors, all.peak.threads)
 		fmt.Fprintf(out, "  heap of the edge for each that was awake and sleeps again: %.2f KiB (bar %d: %s)\n", all.againKiB, barSleepingKiB, verdict(all.againKiB > barSleepingKiB, &missed))
 	}
