@@ -52,6 +52,7 @@ func init() {
 //	    idle_timeout     <duration>|never
 //	    max_starts       <number>
 //	    max_workers      <number>
+//	    spare_workers    <number>
 //	    max_queue        <number>
 //	    queue_timeout    <duration>
 //	}
@@ -146,6 +147,12 @@ func (a *App) parseOption(d *caddyfile.Dispenser, option string) error {
 		return parseNumber(d, &a.MaxStarts, args[0])
 	case "max_workers":
 		return parseNumber(d, &a.MaxWorkers, args[0])
+	case "spare_workers":
+		n, err := strconv.Atoi(args[0])
+		if err != nil || n < 0 {
+			return d.Errf("sq: spare_workers %q is no whole number from 0", args[0])
+		}
+		a.SpareWorkers = &n
 	case "max_queue":
 		return parseNumber(d, &a.MaxQueue, args[0])
 	case "queue_timeout":

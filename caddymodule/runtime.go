@@ -150,6 +150,7 @@ func (rt *runtime) use(a *App) error {
 		IdleTimeout:     time.Duration(*a.IdleTimeout),
 		MaxStarts:       a.MaxStarts,
 		MaxWorkers:      a.MaxWorkers,
+		SpareWorkers:    *a.SpareWorkers,
 		MaxQueue:        a.MaxQueue,
 		QueueTimeout:    time.Duration(a.QueueTimeout),
 		OnTransition:    rt.transition,

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -16,7 +15,7 @@ import (
 // edge is the worker's side of what it has in common with the process that
 // started it. By hand, both pipes are nil.
 type edge struct {
-	listener net.Listener
+	listener net.Listener // nil until it is assigned
 	lifeline *os.File
 	ready    *os.File
 }
@@ -28,7 +27,7 @@ func inherit() (*edge, error) {
 		mode uint32
 		what string
 	}{
-		{wire.FDListener, unix.S_IFSOCK, "listening socket"},
+		{wire.FDListener, unix.S_IFSOCK, "socket"},
 		{wire.FDLifeline, unix.S_IFIFO, "lifeline pipe"},
 		{wire.FDReady, unix.S_IFIFO, "ready pipe"},
 	} {
@@ -36,46 +35,48 @@ func inherit() (*edge, error) {
 		// Go runtime's own, which a finalizer would then close.
 		var st unix.Stat_t
 		if err := unix.Fstat(want.fd, &st); err != nil || uint32(st.Mode)&unix.S_IFMT != want.mode {
-			return nil, fmt.Errorf("the edge starts this command, but descriptor %d is not the %s that it hands over; by hand, add -listen SOCKET", want.fd, want.what)
+			return nil, fmt.Errorf("the edge starts this command, but descriptor %d is not the %s that it hands over; by hand, it is sq-worker serve -listen SOCKET", want.fd, want.what)
 		}
 		unix.CloseOnExec(want.fd)
-	}
-	f := os.NewFile(wire.FDListener, "listener")
-	defer f.Close() // net.FileListener makes a copy
-	listener, err := net.FileListener(f)
-	if err != nil {
-		return nil, fmt.Errorf("descriptor %d cannot be listened on: %w", wire.FDListener, err)
 	}
 	// Waiting for the lifeline's end must not hold a thread.
 	if err := syscall.SetNonblock(wire.FDLifeline, true); err != nil {
 		return nil, fmt.Errorf("descriptor %d: %w", wire.FDLifeline, err)
 	}
 	return &edge{
-		listener: listener,
 		lifeline: os.NewFile(wire.FDLifeline, "lifeline"),
 		ready:    os.NewFile(wire.FDReady, "ready"),
 	}, nil
 }
 
-// byHand makes the socket at path, for a worker without an edge.
-func byHand(path string) (*edge, error) {
-	listener, err := net.Listen("unix", path)
+// assigned waits for the tenant's flags, and takes over the socket, which listens by
+// then. The error is io.EOF where there will be none.
+func (e *edge) assigned() ([]string, error) {
+	e.say(wire.StandingBy)
+	flags, err := wire.ReadAssignment(e.lifeline)
 	if err != nil {
-		return nil, fmt.Errorf("%w (remove the socket if it is left from before)", err)
+		return nil, err
 	}
-	return &edge{listener: listener}, nil
+	f := os.NewFile(wire.FDListener, "listener")
+	defer f.Close() // net.FileListener makes a copy
+	if e.listener, err = net.FileListener(f); err != nil {
+		return nil, fmt.Errorf("descriptor %d cannot be listened on: %w", wire.FDListener, err)
+	}
+	return flags, nil
 }
 
-// tell writes the one line that the edge waits for: [wire.Ready] or the reason
-// why there will be no service. An edge that is gone shows at the lifeline.
-func (e *edge) tell(line string) {
-	if e.ready == nil {
-		return
+// say writes a line for the edge. One that is gone shows at the lifeline.
+func (e *edge) say(line string) {
+	if e.ready != nil {
+		e.ready.WriteString(strings.ReplaceAll(line, "\n", "; ") + "\n")
 	}
-	w := bufio.NewWriter(e.ready)
-	fmt.Fprintln(w, strings.ReplaceAll(line, "\n", "; "))
-	w.Flush()
-	e.ready.Close()
+}
+
+// tell says the last thing that the edge waits for: [wire.Ready], or the reason why
+// there will be no service.
+func (e *edge) tell(line string) {
+	e.say(line)
+	e.ready.Close() // of nil does nothing
 }
 
 // gone returns a channel that is closed when the edge has closed the lifeline

@@ -98,7 +98,7 @@ var scrollModel = porcupine.Model{
 type service struct {
 	dir    string
 	socket *os.File
-	worker *worker
+	worker *process
 	start  time.Time // of all histories' clock
 }
 

@@ -2,14 +2,17 @@
 // files of its cgroup for that, and keep them open.
 //go:debug containermaxprocs=0
 
-// Command sq-worker owns the data of one tenant. The edge starts it, hands it a
-// listening unix socket and two pipes (package wire says which), and ends it by
-// closing one of them:
+// Command sq-worker owns the data of one tenant. The edge starts it as
 //
-//	sq-worker serve -tenant acme -dir /var/lib/sq/tenants/acme
+//	sq-worker standby
 //
-// It inherits nothing else: its environment is empty, and neither key nor text
-// is ever in its arguments.
+// and hands it a unix socket and two pipes (package wire says which). Through one of
+// them it says whose data it is to serve, at once or when somebody asks for that
+// tenant, and ends it by closing it. From then on it is named sq:TENANT, where a
+// process has a name beside its arguments. It inherits nothing else: its environment
+// is empty, and neither key nor text is ever told to it. By hand it is
+//
+//	sq-worker serve -tenant acme -dir /var/lib/sq/tenants/acme -listen SOCKET
 package main
 
 import (
@@ -26,9 +29,11 @@ import (
 )
 
 const usage = `usage:
-  sq-worker serve -tenant ID -dir DIR [-at DIR] [-owner ID] [-memory MB]
-                  [-threads N] [-answer-time DURATION]
-                  [-sandbox strict|default|off] [-listen SOCKET]
+  sq-worker standby [-sandbox strict|default|off] [FLAG]...
+                              be told the rest by the edge, which starts this, and serve
+  sq-worker serve -listen SOCKET -tenant ID -dir DIR [-at DIR] [-owner ID]
+                  [-memory MB] [-threads N] [-answer-time DURATION]
+                              serve a tenant by hand, for debugging
   sq-worker sandbox           print which parts of a worker's jail this machine has, as JSON
   sq-worker version
 
@@ -51,12 +56,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	switch args[0] {
+	case wire.CommandStandby:
+		return standby(args[1:], stderr)
 	case "serve":
-		cfg, err := parseServe(args[1:], stderr)
-		if err != nil {
-			return 2
-		}
-		return serve(cfg)
+		return byHand(args[1:], stderr)
 	case "version":
 		fmt.Fprintln(stdout, wire.ProductVersion)
 		return 0
@@ -77,61 +80,65 @@ type config struct {
 	owner   string // id that the directory must have; "" for any
 	memory  int    // MiB that documents may be held in
 	sandbox wire.Sandbox
-	threads int    // that the process's user may have; 0 for no bound
-	listen  string // a socket to make instead of the inherited one
+	threads int // that the process's user may have; 0 for no bound
 
 	answerTime time.Duration
 }
 
-// parseServe has said on stderr what is wrong where it returns an error.
-func parseServe(args []string, stderr io.Writer) (config, error) {
-	cfg := config{sandbox: wire.SandboxDefault}
-	flags := flag.NewFlagSet("sq-worker serve", flag.ContinueOnError)
+// invocation is a command that serves, with its flags.
+type invocation struct {
+	config
+	flags *flag.FlagSet
+}
+
+func newInvocation(name string, stderr io.Writer) *invocation {
+	c := &invocation{config: config{sandbox: wire.SandboxDefault}, flags: flag.NewFlagSet("sq-worker "+name, flag.ContinueOnError)}
+	flags := c.flags
 	flags.SetOutput(stderr)
-	flags.StringVar(&cfg.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
-	flags.StringVar(&cfg.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
-	flags.StringVar(&cfg.at, "at", "", "where the data `directory` is for this process, such as . for a user who cannot get to it from the root; default: -dir")
-	flags.StringVar(&cfg.owner, "owner", "", "the `id` that .sq/owner must name; without, the directory is taken as it is")
-	flags.IntVar(&cfg.memory, "memory", wire.DefaultMemory, "`MB` of memory (MiB) for indexes, small documents and changes that are not in the files yet")
-	flags.IntVar(&cfg.threads, "threads", 0, "bound the process's user to `N` threads, where it runs nothing else; 0 does not")
-	flags.Func("sandbox", "the jail: `mode` strict, default or off", func(s string) (err error) {
-		cfg.sandbox, err = wire.ParseSandbox(s)
-		return err
-	})
-	flags.StringVar(&cfg.listen, "listen", "", "for debugging without the edge: make this unix `socket` and serve until SIGTERM, with -sandbox off")
-	flags.DurationVar(&cfg.answerTime, "answer-time", time.Minute, "how long a client may take to read an answer, apart from a second for each 256 KiB of it")
-	if err := flags.Parse(args); err != nil {
-		return cfg, err
+	flags.StringVar(&c.tenant, "tenant", "", "`id` of the tenant; requests for any other are refused")
+	flags.StringVar(&c.dir, "dir", "", "the tenant's data `directory`, absolute; must exist")
+	flags.StringVar(&c.at, "at", "", "where the data `directory` is for this process, such as . for a user who cannot get to it from the root; default: -dir")
+	flags.StringVar(&c.owner, "owner", "", "the `id` that .sq/owner must name; without, the directory is taken as it is")
+	flags.IntVar(&c.memory, "memory", wire.DefaultMemory, "`MB` of memory (MiB) for indexes, small documents and changes that are not in the files yet")
+	flags.IntVar(&c.threads, "threads", 0, "bound the process's user to `N` threads, where it runs nothing else; 0 does not")
+	flags.DurationVar(&c.answerTime, "answer-time", time.Minute, "how long a client may take to read an answer, apart from a second for each 256 KiB of it")
+	return c
+}
+
+// check finishes what was parsed, or says on stderr what is wrong with it.
+func (c *invocation) check() error {
+	if c.at == "" {
+		c.at = c.dir
 	}
-	if cfg.at == "" {
-		cfg.at = cfg.dir
-	}
-	if cfg.listen != "" {
-		cfg.sandbox = wire.SandboxOff // or it could not remove its socket, nor be debugged
-	}
-	var err error
 	switch {
-	case flags.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case cfg.tenant == "":
-		err = fmt.Errorf("-tenant is missing")
-	case !filepath.IsAbs(cfg.dir):
-		err = fmt.Errorf("-dir %q is not an absolute path", cfg.dir)
-	case cfg.threads < 0:
-		err = fmt.Errorf("-threads %d is negative", cfg.threads)
-	case cfg.memory < wire.MinMemory || cfg.memory > wire.MaxMemory:
-		err = fmt.Errorf("-memory %d is not from %d to %d", cfg.memory, wire.MinMemory, wire.MaxMemory)
+	case c.flags.NArg() > 0:
+		return c.wrong("unexpected argument %q", c.flags.Arg(0))
+	case c.tenant == "":
+		return c.wrong("-tenant is missing")
+	case !filepath.IsAbs(c.dir):
+		return c.wrong("-dir %q is not an absolute path", c.dir)
+	case c.threads < 0:
+		return c.wrong("-threads %d is negative", c.threads)
+	case c.memory < wire.MinMemory || c.memory > wire.MaxMemory:
+		return c.wrong("-memory %d is not from %d to %d", c.memory, wire.MinMemory, wire.MaxMemory)
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "sq-worker serve: %v\n%s", err, usage)
-	}
-	return cfg, err
+	return nil
+}
+
+func (c *invocation) wrong(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	fmt.Fprintf(c.flags.Output(), "%s: %v\n%s", c.flags.Name(), err, usage)
+	return err
 }
 
 // sandbox builds the jail around this process, as serve does, and says what came
 // of it.
 func sandbox(stdout, stderr io.Writer) int {
-	parts, err := jail.Enter(wire.SandboxDefault, jail.Bounds{Dir: "/"})
+	var parts []wire.SandboxPart
+	cell, err := jail.Begin(wire.SandboxDefault)
+	if err == nil {
+		parts, err = cell.Enter(jail.Bounds{Dir: "/"})
+	}
 	if err == nil {
 		err = json.NewEncoder(stdout).Encode(parts)
 	}

@@ -22,7 +22,7 @@ import (
 
 // The test binary is the worker too.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{"serve", "sandbox", "version", "check", "dump", "repair"}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{wire.CommandStandby, "serve", "sandbox", "version", "check", "dump", "repair"}, os.Args[1]) {
 		main()
 	}
 	os.Exit(m.Run())
@@ -55,8 +55,8 @@ func TestArguments(t *testing.T) {
 		{"serve -tenant acme -dir data", 2, `-dir "data" is not an absolute path`},
 		{"serve -tenant acme -dir /data -memory 7", 2, "-memory 7 is not from 8 to"},
 		{"serve -tenant acme -dir /data more", 2, `unexpected argument "more"`},
-		{"serve -tenant acme -dir /data -sandbox", 2, "flag needs an argument: -sandbox"},
-		{"serve -tenant acme -dir /data -sandbox none", 2, `"none" is no sandbox: want strict, default or off`},
+		{"serve -tenant acme -dir /data", 2, "-listen is missing"},
+		{"serve -tenant acme -dir /data -listen s -sandbox strict", 2, "flag provided but not defined: -sandbox"},
 		{"serve -key secret", 2, "flag provided but not defined: -key"},
 		{"version", 0, wire.ProductVersion + "\n"},
 	}
@@ -88,14 +88,14 @@ func TestDescriptors(t *testing.T) {
 		files []*os.File
 		want  string
 	}{
-		{"by hand", nil, "descriptor 3 is not the listening socket"},
-		{"file for socket", []*os.File{file, pipe, other}, "descriptor 3 is not the listening socket"},
+		{"by hand", nil, "descriptor 3 is not the socket"},
+		{"file for socket", []*os.File{file, pipe, other}, "descriptor 3 is not the socket"},
 		{"file for lifeline", []*os.File{socket, file, other}, "descriptor 4 is not the lifeline pipe"},
 		{"socket for ready pipe", []*os.File{socket, pipe, socket}, "descriptor 5 is not the ready pipe"},
 		{"one missing", []*os.File{socket, pipe}, "descriptor 5 is not the ready pipe"},
 	} {
 		dir := t.TempDir()
-		cmd := command(t, "serve", "-tenant", "acme", "-dir", dir)
+		cmd := command(t, wire.CommandStandby, "-tenant", "acme", "-dir", dir)
 		cmd.ExtraFiles = tt.files
 		out, _ := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), tt.want) || !strings.Contains(string(out), "-listen") {
@@ -104,6 +104,52 @@ func TestDescriptors(t *testing.T) {
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("%s: the data directory holds %v, %v", tt.name, left, err)
 		}
+	}
+}
+
+// A worker in waiting ends quietly when it is never given a tenant, and says what is
+// wrong with what it is given.
+func TestStandby(t *testing.T) {
+	for _, tt := range []struct {
+		name, line string
+		status     int
+		want       string // on stderr, all of it where it is empty
+	}{
+		{"nothing", "", 0, ""},
+		{"no line", `["-tenant"`, 1, "the assignment is cut short"},
+		{"no array", "acme\n", 1, "not an array of strings"},
+		{"no flags", "[]\n", 2, "-tenant is missing"},
+		{"no directory", `["-tenant","acme"]` + "\n", 2, `-dir "" is not an absolute path`},
+		{"a command", `["serve","-tenant","acme","-dir","/data"]` + "\n", 2, `unexpected argument "serve"`},
+		{"another sandbox", `["-tenant","acme","-dir","/data","-sandbox","off"]` + "\n", 2, "-sandbox comes too late"},
+		{"a socket", `["-tenant","acme","-dir","/data","-listen","s"]` + "\n", 2, "flag provided but not defined: -listen"},
+		{"no sandbox", `["-tenant","acme","-dir","/data","-sandbox"]` + "\n", 2, "flag needs an argument: -sandbox"},
+		{"unknown sandbox", `["-tenant","acme","-dir","/data","-sandbox","none"]` + "\n", 2, `"none" is no sandbox: want strict, default or off`},
+	} {
+		w := startStandby(t, mustListen(t))
+		if _, err := w.lifeline.WriteString(tt.line); err != nil {
+			t.Fatal(err)
+		}
+		w.lifeline.Close()
+		w.Wait()
+		if got := w.stderr.String(); w.ProcessState.ExitCode() != tt.status || !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
+			t.Errorf("%s: %v and %q, want status %d and %q", tt.name, w.ProcessState, got, tt.status, tt.want)
+		}
+		if line, err := w.said.ReadString('\n'); line != "" || err != io.EOF {
+			t.Errorf("%s: it goes on to say %q, %v", tt.name, line, err)
+		}
+	}
+}
+
+// Who looks at the machine's processes sees whose a worker is.
+func TestName(t *testing.T) {
+	w := startWorker(t, t.TempDir())
+	got, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", w.Process.Pid))
+	if os.IsNotExist(err) {
+		t.Skip("skipped: this system has no /proc")
+	}
+	if err != nil || string(got) != "sq:acme\n" {
+		t.Errorf("it is named %q, %v", got, err)
 	}
 }
 
@@ -128,17 +174,18 @@ func mustListen(t *testing.T) *os.File {
 	return f
 }
 
-// worker is a process started as the edge does.
-type worker struct {
+// process is a worker's, started as the edge does.
+type process struct {
 	*exec.Cmd
 	client   *http.Client
 	lifeline *os.File
-	ready    string // the line on the ready pipe
-	path     string // of the socket
+	said     *bufio.Reader // the ready pipe
+	ready    string        // what it said there once it was assigned
+	path     string        // of the socket
 	stderr   *bytes.Buffer
 }
 
-func startWorker(t *testing.T, dir string, flags ...string) *worker {
+func startWorker(t *testing.T, dir string, flags ...string) *process {
 	t.Helper()
 	socket := mustListen(t)
 	defer socket.Close()
@@ -146,7 +193,27 @@ func startWorker(t *testing.T, dir string, flags ...string) *worker {
 }
 
 // startWorkerAt starts a worker at a socket that may outlive it.
-func startWorkerAt(t *testing.T, dir string, socket *os.File, flags ...string) *worker {
+func startWorkerAt(t *testing.T, dir string, socket *os.File, flags ...string) *process {
+	t.Helper()
+	var mode []string
+	if len(flags) > 0 && flags[0] == "-sandbox" {
+		mode, flags = flags[:2], flags[2:]
+	}
+	w := startStandby(t, socket, mode...)
+	line, err := wire.Assignment(append([]string{"-tenant", "acme", "-dir", dir}, flags...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.lifeline.Write(line); err != nil {
+		t.Fatal(err)
+	}
+	w.ready, _ = w.said.ReadString('\n')
+	w.client = unixClient(w.path)
+	return w
+}
+
+// startStandby starts a worker that waits for its assignment.
+func startStandby(t *testing.T, socket *os.File, mode ...string) *process {
 	t.Helper()
 	addr, err := net.FileListener(socket)
 	if err != nil {
@@ -162,7 +229,7 @@ func startWorkerAt(t *testing.T, dir string, socket *os.File, flags ...string) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &worker{Cmd: command(t, append([]string{"serve", "-tenant", "acme", "-dir", dir}, flags...)...), lifeline: lifeline, stderr: new(bytes.Buffer)}
+	w := &process{Cmd: command(t, append([]string{wire.CommandStandby}, mode...)...), lifeline: lifeline, stderr: new(bytes.Buffer), said: bufio.NewReader(ready), path: path}
 	w.Stderr = w.stderr
 	w.ExtraFiles = []*os.File{socket, lifelineRead, readyWrite}
 	if err := w.Start(); err != nil {
@@ -174,11 +241,11 @@ func startWorkerAt(t *testing.T, dir string, socket *os.File, flags ...string) *
 		w.Process.Kill()
 		w.Wait()
 		lifeline.Close()
+		ready.Close()
 	})
-	w.ready, _ = bufio.NewReader(ready).ReadString('\n')
-	ready.Close()
-	w.path = path
-	w.client = unixClient(path)
+	if line, err := w.said.ReadString('\n'); err != nil || line != wire.StandingBy+"\n" {
+		t.Fatalf("it says %q, %v; stderr: %s", line, err, w.stderr)
+	}
 	return w
 }
 
@@ -222,10 +289,10 @@ const noteURI = "?c=acme.1.1.1/1.1.1/1.1.1&p=notes"
 // Whatever tells a worker to end, it answers what it has, writes its
 // checkpoints and exits with status 0.
 func TestDrain(t *testing.T) {
-	for name, end := range map[string]func(*worker){
-		"lifeline": func(w *worker) { w.lifeline.Close() },
-		"SIGTERM":  func(w *worker) { w.Process.Signal(syscall.SIGTERM) },
-		"SIGINT":   func(w *worker) { w.Process.Signal(syscall.SIGINT) },
+	for name, end := range map[string]func(*process){
+		"lifeline": func(w *process) { w.lifeline.Close() },
+		"SIGTERM":  func(w *process) { w.Process.Signal(syscall.SIGTERM) },
+		"SIGINT":   func(w *process) { w.Process.Signal(syscall.SIGINT) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

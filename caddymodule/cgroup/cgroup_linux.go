@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -39,7 +38,7 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
-	if hasClone3() {
+	if StartsInside() {
 		dir, err := os.Open(g.dir)
 		if err != nil {
 			return fmt.Errorf("opening the worker's group: %w", err)
@@ -51,17 +50,17 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	if err := g.set("cgroup.procs", strconv.Itoa(cmd.Process.Pid)); err != nil {
+	if err := g.Enter(cmd.Process.Pid); err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
-		return fmt.Errorf("moving the worker into its group: %w", err)
+		return err
 	}
 	return nil
 }
 
-// hasClone3 reports whether this process may use clone3, by which a process begins
-// in another group than its parent's.
-var hasClone3 = sync.OnceValue(func() bool {
+// StartsInside reports whether what [Group.Start] starts begins in its group, since
+// this process may use clone3. Otherwise, and by [Group.Enter], it is moved there.
+var StartsInside = sync.OnceValue(func() bool {
 	// Without arguments it does nothing but say so.
 	_, _, errno := unix.Syscall(unix.SYS_CLONE3, 0, 0, 0)
 	return errno == unix.EINVAL

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sqedge/sqedge/shared/wire"
 )
@@ -70,12 +73,56 @@ func mustControl(t *testing.T, path string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// Each worker has a group of its own beside the edge's, for as long as it runs.
+// withoutClone3 in the environment has an edge do without clone3, as
+// RestrictNamespaces= of systemd does.
+const withoutClone3 = "SQ_E2E_WITHOUT_CLONE3"
+
+func init() {
+	if os.Getenv(withoutClone3) == "" {
+		return
+	}
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the call's number
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_CLONE3},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		panic(errno)
+	}
+}
+
+// Each worker has a group of its own beside the edge's, for as long as it runs, in
+// which it begins, or into which a spare one is moved.
 func TestWorkersHaveGroups(t *testing.T) {
-	t.Parallel()
-	e := Prepare(t, Setup{Plain: true})
+	for name, tt := range map[string]struct {
+		env    []string
+		spares float64
+	}{"begin there": {nil, 0}, "are moved": {[]string{withoutClone3 + "=1"}, 16}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testWorkersHaveGroups(t, tt.env, tt.spares)
+		})
+	}
+}
+
+func testWorkersHaveGroups(t *testing.T, env []string, spares float64) {
+	e := Prepare(t, Setup{Plain: true, Env: env})
 	dir := mustGroup(t, e)
 	e.Boot()
+	Eventually(t, "there are as many spares as there are to be", func() error {
+		if n := e.Metric("sq_workers_spare"); n != spares {
+			return fmt.Errorf("there are %v", n)
+		}
+		return nil
+	})
+	for p, name := range e.processes() {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid))
+		if err != nil || !strings.Contains(string(text), "/"+filepath.Base(dir)+"/edge\n") {
+			t.Errorf("the spare %s is in %q, %v", name, text, err)
+		}
+	}
 	in := func(pid int, group string) {
 		t.Helper()
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))

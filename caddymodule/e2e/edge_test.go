@@ -53,6 +53,7 @@ type Edge struct {
 	self    string               // the test binary, where it is not to be run in place
 	attr    *syscall.SysProcAttr // how to start the edge, unless nil
 	onEnd   func()               // called once the edge has ended for good, unless nil
+	orphans map[process]bool     // what edges had started that have ended
 }
 
 // Setup changes how [Start] sets an edge up.
@@ -259,10 +260,20 @@ func (e *Edge) Quit() {
 }
 
 // Kill ends the edge with SIGKILL and waits for it.
-func (e *Edge) Kill() { e.signal(syscall.SIGKILL) }
+func (e *Edge) Kill() {
+	e.t.Helper()
+	stop(e.t, e.cmd.Process.Pid) // so that it starts none that nobody knows of
+	e.signal(syscall.SIGKILL)
+}
 
 func (e *Edge) signal(sig syscall.Signal) {
 	e.t.Helper()
+	if e.orphans == nil {
+		e.orphans = make(map[process]bool)
+	}
+	for p := range e.processes() {
+		e.orphans[p] = true
+	}
 	must(e.t, e.cmd.Process.Signal(sig))
 	select {
 	case <-e.exited:

@@ -14,22 +14,46 @@ import (
 )
 
 // Workers returns the pids of the edge's workers by tenant, as the kernel lists
-// them: whatever serves data below the edge's directory, orphans included.
+// them, those included whose edge has ended. Of a tenant's id it shows 12 bytes.
 func (e *Edge) Workers() map[string][]int {
 	e.t.Helper()
-	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	must(e.t, err)
 	workers := make(map[string][]int)
-	for _, path := range found {
-		line, _ := os.ReadFile(path) // it may have ended meanwhile
-		args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-		if len(args) >= 6 && args[1] == "serve" && args[2] == "-tenant" && args[4] == "-dir" && strings.HasPrefix(args[5], e.dir+"/") {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			must(e.t, err)
-			workers[args[3]] = append(workers[args[3]], pid)
+	for p, name := range e.processes() {
+		if tenant, ok := strings.CutPrefix(name, "sq:"); ok {
+			workers[tenant] = append(workers[tenant], p.pid)
 		}
 	}
 	return workers
+}
+
+// process tells a process from those that have had its id before.
+type process struct {
+	pid   int
+	start string
+}
+
+// processes returns the names of those that the edge has started, spare workers
+// included.
+func (e *Edge) processes() map[process]string {
+	e.t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/stat")
+	must(e.t, err)
+	children := make(map[process]string)
+	for _, path := range found {
+		stat, _ := os.ReadFile(path) // it may have ended meanwhile
+		head, rest, _ := strings.Cut(string(stat), ") ")
+		id, name, _ := strings.Cut(head, " (")
+		fields := strings.Fields(rest) // from the third of proc_pid_stat(5) on
+		if len(fields) < 20 || fields[0] == "Z" {
+			continue
+		}
+		pid, _ := strconv.Atoi(id)
+		p := process{pid, fields[19]}
+		if e.orphans[p] || fields[1] == strconv.Itoa(e.cmd.Process.Pid) {
+			children[p] = name
+		}
+	}
+	return children
 }
 
 // Worker returns the pid of the tenant's one worker.
@@ -42,12 +66,18 @@ func (e *Edge) Worker(tenant string) int {
 	return pids[0]
 }
 
-// NoWorkers waits until all of the edge's workers are gone.
+// NoWorkers waits until all of the edge's workers are gone, and the spare ones, too,
+// where the edge has ended.
 func (e *Edge) NoWorkers() {
 	e.t.Helper()
 	Eventually(e.t, "all workers are gone", func() error {
 		if left := e.Workers(); len(left) > 0 {
 			return fmt.Errorf("left: %v", left)
+		}
+		for p, name := range e.processes() {
+			if e.orphans[p] {
+				return fmt.Errorf("left: %d, %s", p.pid, name)
+			}
 		}
 		return nil
 	})

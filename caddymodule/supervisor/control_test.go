@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -110,45 +109,24 @@ func TestRestart(t *testing.T) {
 // A replaced binary or another run directory rolls the workers once, unseen;
 // other options leave them alone.
 func TestUpdateRollsWhatNeedsIt(t *testing.T) {
-	data, err := os.ReadFile(mustExecutable(t))
-	if err != nil {
-		t.Fatal(err)
-	}
 	worker := filepath.Join(t.TempDir(), "sq-worker")
-	replace := func() {
-		t.Helper()
-		if err := os.WriteFile(worker+".new", data, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(worker+".new", worker); err != nil {
-			t.Fatal(err)
-		}
-	}
-	replace()
+	mustReplace(t, worker)
 	s, _ := mustNew(t, Config{Worker: worker})
 	spec := mustSpec(t, "acme")
 	pid := mustPID(t, s, spec)
-	update := func(change func(*Config)) {
-		t.Helper()
-		cfg := *s.cfg.Load()
-		change(&cfg)
-		if err := s.Update(cfg); err != nil {
-			t.Fatal(err)
-		}
-	}
-	update(func(*Config) {})
-	update(func(cfg *Config) { cfg.ResponseTimeout, cfg.MaxWorkers, cfg.MaxStarts = 1e9, 3, 1 })
+	mustUpdate(t, s, func(*Config) {})
+	mustUpdate(t, s, func(cfg *Config) { cfg.ResponseTimeout, cfg.MaxWorkers, cfg.MaxStarts = 1e9, 3, 1 })
 	if st := s.Status("acme"); st.State != Ready || st.PID != pid {
 		t.Fatalf("status %+v, want process %d ready", st, pid)
 	}
 	for name, change := range map[string]func(*Config){
-		"binary":  func(*Config) { replace() },
+		"binary":  func(*Config) { mustReplace(t, worker) },
 		"run_dir": func(cfg *Config) { cfg.RunDir = mustRunDir(t) },
 	} {
-		update(change)
+		mustUpdate(t, s, change)
 		waitFor(t, "the worker of another "+name+" to be gone", func() bool { return s.Status("acme").PID != pid })
 		pid = mustPID(t, s, spec)
-		update(func(*Config) {})
+		mustUpdate(t, s, func(*Config) {})
 		if next := mustPID(t, s, spec); next != pid {
 			t.Errorf("%s: rolled once more", name)
 		}

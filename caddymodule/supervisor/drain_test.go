@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -192,8 +193,8 @@ func TestKilledEdgeEndsWorkers(t *testing.T) {
 }
 
 // mustEdgeDie runs an edge of its own that starts a worker by a request for uri,
-// and kills it once the worker has answered.
-func mustEdgeDie(t *testing.T, worker string, spec Spec, uri string) {
+// and kills it once the worker has answered. It returns the spares that were there.
+func mustEdgeDie(t *testing.T, worker string, spec Spec, uri string) (spares []int) {
 	t.Helper()
 	edge := exec.CommandContext(testContext(t), mustExecutable(t), "edge", worker, mustRunDir(t), spec.Tenant, spec.DataDir, uri)
 	out, err := edge.StdoutPipe()
@@ -206,10 +207,20 @@ func mustEdgeDie(t *testing.T, worker string, spec Spec, uri string) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() && lines.Text() != "200" {
 		t.Log(lines.Text()) // the edge's log
+		if list, ok := strings.CutPrefix(lines.Text(), "spares ["); ok {
+			for pid := range strings.FieldsSeq(strings.TrimSuffix(list, "]")) {
+				n, err := strconv.Atoi(pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				spares = append(spares, n)
+			}
+		}
 	}
 	if lines.Text() != "200" {
 		t.Errorf("the edge got no answer")
 	}
 	edge.Process.Kill()
 	edge.Wait()
+	return spares
 }

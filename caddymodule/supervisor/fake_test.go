@@ -26,8 +26,8 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "serve":
-			fakeWorker(os.Args[3], os.Args[5])
+		case wire.CommandStandby:
+			fakeWorker()
 			syscall.Exit(0) // os.Exit takes a second more under the race detector
 		case "edge":
 			fakeEdge(os.Args[2:])
@@ -51,11 +51,18 @@ const (
 	faultSlow       = "slow"        // is ready once the fault is healed
 )
 
-func fakeWorker(tenant, dir string) {
+func fakeWorker() {
 	signal.Ignore(syscall.SIGPIPE)
-	if got := os.Args[1:]; len(got) != 7 || got[1] != "-tenant" || got[3] != "-dir" || got[5] != "-memory" || got[6] != "64" || len(os.Environ()) != 0 {
-		panic(fmt.Sprintf("arguments %q, environment %q", got, os.Environ()))
+	ready, lifeline := os.NewFile(wire.FDReady, "ready"), os.NewFile(wire.FDLifeline, "lifeline")
+	fmt.Fprintln(ready, wire.StandingBy)
+	got, err := wire.ReadAssignment(lifeline)
+	if err == io.EOF {
+		return
 	}
+	if err != nil || len(os.Args) != 2 || len(got) != 6 || got[0] != "-tenant" || got[2] != "-dir" || got[4] != "-memory" || got[5] != "64" || len(os.Environ()) != 0 {
+		panic(fmt.Sprintf("arguments %q, assignment %q, %v, environment %q", os.Args, got, err, os.Environ()))
+	}
+	tenant, dir := got[1], got[3]
 	owned, err := os.OpenFile(filepath.Join(dir, "owner"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		panic(err)
@@ -65,7 +72,6 @@ func fakeWorker(tenant, dir string) {
 	}
 	appendLine(filepath.Join(dir, "starts"), fmt.Sprint(os.Getpid()))
 	fault, _ := os.ReadFile(filepath.Join(dir, "fault"))
-	ready := os.NewFile(wire.FDReady, "ready")
 	switch string(fault) {
 	case faultCrash:
 		panic("fault asked for")
@@ -94,7 +100,7 @@ func fakeWorker(tenant, dir string) {
 	go server.Serve(listener)
 	fmt.Fprintln(ready, wire.Ready)
 	ready.Close()
-	io.Copy(io.Discard, os.NewFile(wire.FDLifeline, "lifeline"))
+	io.Copy(io.Discard, lifeline)
 	if string(fault) == faultNoDrain {
 		select {}
 	}
@@ -176,11 +182,11 @@ func readLines(t *testing.T, path string) []string {
 	return strings.Fields(string(data))
 }
 
-// fakeEdge starts a worker, answers its first request on stdout, and waits to be
-// killed. Its arguments are worker binary, run directory, tenant, data directory
-// and the request's URI.
+// fakeEdge starts a worker, answers its first request on stdout, behind a line with
+// its spares, and waits to be killed. Its arguments are worker binary, run directory,
+// tenant, data directory and the request's URI.
 func fakeEdge(args []string) {
-	s, err := New(Config{Worker: args[0], RunDir: args[1], Logger: zap.NewExample()})
+	s, err := New(Config{Worker: args[0], RunDir: args[1], Logger: zap.NewExample(), SpareWorkers: 2})
 	if err != nil {
 		panic(err)
 	}
@@ -189,6 +195,10 @@ func fakeEdge(args []string) {
 		panic(err)
 	}
 	resp.Body.Close()
+	for s.spares.count() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println("spares", sparePIDs(s))
 	fmt.Println(resp.StatusCode)
 	select {}
 }

@@ -54,7 +54,7 @@ type generation struct {
 
 	// Guarded by tenant.mu.
 	process *process
-	launch  launch       // of process
+	launch  launched     // of process
 	weight  atomic.Int64 // of process's group; it changes under tenant.mu
 	readyAt time.Time
 	drained string // why it was told to end, or ""
@@ -98,11 +98,15 @@ func newGeneration(s *Supervisor, t *tenant, spec Spec) *generation {
 // run is the life of the generation.
 func (g *generation) run() {
 	g.report()
+	g.super.spares.startBegins()
 	p, err := g.start()
 	if err != nil {
 		g.err = err
 	} else {
 		g.becomeReady(p)
+	}
+	g.super.spares.startEnds(err == nil)
+	if err == nil {
 		g.keepOwner()
 		g.serve(p)
 	}
@@ -126,7 +130,7 @@ func (g *generation) start() (*process, error) {
 	t.mu.Unlock()
 	g.socket = socketPath(cfg.RunDir, g.spec.Tenant)
 	as := launchOf(cfg) // before the process is made, so that it is never newer
-	p, err := spawn(cfg, g.socket, g.spec, cfg.Owners.ID(t.id), g.logger)
+	p, err := g.super.spawn(cfg, as.image, g.socket, g.spec, cfg.Owners.ID(t.id), g.logger)
 	if err != nil {
 		return nil, err
 	}

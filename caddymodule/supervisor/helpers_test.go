@@ -224,3 +224,46 @@ func mustHeal(t *testing.T, s *Supervisor, clock *clockwork.FakeClock, tenant st
 	clock.Advance(s.Status(tenant).RetryIn)
 	waitFor(t, "the backoff to be over", func() bool { return s.Status(tenant).State != Broken })
 }
+
+// mustUpdate changes options that are in force.
+func mustUpdate(t *testing.T, s *Supervisor, change func(*Config)) {
+	t.Helper()
+	cfg := *s.cfg.Load()
+	change(&cfg)
+	if err := s.Update(cfg); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustReplace puts another file with the same content in a binary's place.
+func mustReplace(t *testing.T, binary string) {
+	t.Helper()
+	data, err := os.ReadFile(mustExecutable(t))
+	if err == nil {
+		err = os.WriteFile(binary+".new", data, 0o700)
+	}
+	if err == nil {
+		err = os.Rename(binary+".new", binary)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openFiles returns how many descriptors this process has, or 0 where that is not
+// known.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, _ := os.ReadDir("/proc/self/fd")
+	if len(files) == 0 {
+		t.Skip("skipped: this system does not say what files a process has open")
+	}
+	return len(files)
+}
+
+func mustScript(t *testing.T, path, script string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nPATH=/bin:/usr/bin\n"+script+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -31,11 +31,13 @@ type limits struct {
 	memory      uint64 // bytes that are free, for the machine and the cgroup
 }
 
-// apply returns how many workers there may be where max are wanted, and says so
-// in the log. Half of the descriptors are left to clients, and a quarter of the
-// threads and the memory to all else.
-func (l limits) apply(max int, logger *zap.Logger) int {
-	allowed, by := max, "max_workers"
+// apply returns how many workers there may be where max are wanted, beside how many
+// spares where some are, and says so in the log. Half of the descriptors are left to
+// clients, and a quarter of the threads and the memory to all else. A spare takes
+// what a worker does: they get at most a quarter of the places.
+func (l limits) apply(maxWorkers, maxSpares int, logger *zap.Logger) (workers, spares int) {
+	spares = min(maxSpares, maxWorkers)
+	allowed, by := maxWorkers+spares, "max_workers"
 	for _, limit := range []struct {
 		name    string
 		workers uint64
@@ -49,14 +51,15 @@ func (l limits) apply(max int, logger *zap.Logger) int {
 			allowed, by = int(limit.workers), limit.name
 		}
 	}
-	if allowed < 1 {
-		allowed = 1
+	if by != "max_workers" {
+		spares = min(spares, allowed/4)
 	}
-	log := logger.Info
-	if allowed < max {
-		log = logger.Warn
+	workers = max(1, min(maxWorkers, allowed-spares))
+	log := logger.Warn
+	if workers == maxWorkers {
+		log, by = logger.Info, "max_workers"
 	}
-	log("workers are limited", zap.Int("workers", allowed), zap.String("by", by), zap.Int("max_workers", max),
+	log("workers are limited", zap.Int("workers", workers), zap.String("by", by), zap.Int("max_workers", maxWorkers), zap.Int("spares", spares),
 		zap.Uint64("descriptors", l.descriptors), zap.Uint64("threads", l.threads), zap.Uint64("memory", l.memory))
-	return allowed
+	return workers, spares
 }

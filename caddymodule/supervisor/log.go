@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -15,11 +16,11 @@ import (
 // maxLogLine is how much of a worker's line is logged, in bytes.
 const maxLogLine = 16 << 10
 
-// relog logs what a worker writes to stderr, until its end: a zap line of JSON
+// relog logs what a worker writes to stderr, until its end, by the logger of the moment: a zap line of JSON
 // at its own level, anything else as an error. It returns the first line that
 // was not JSON after the last one that was, which in a worker that died is
 // where the Go runtime says why.
-func relog(stderr *os.File, logger *zap.Logger) (lastWords string) {
+func relog(stderr *os.File, to *atomic.Pointer[zap.Logger]) (lastWords string) {
 	r := bufio.NewReaderSize(stderr, maxLogLine)
 	for {
 		line, more, err := r.ReadLine()
@@ -27,6 +28,7 @@ func relog(stderr *os.File, logger *zap.Logger) (lastWords string) {
 			return lastWords
 		}
 		entry, fields, ok := parseLogLine(line)
+		logger := to.Load()
 		if ok {
 			lastWords = ""
 			logger.Log(entry.Level, entry.Message, fields...)

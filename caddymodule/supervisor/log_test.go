@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/zap"
@@ -43,7 +44,9 @@ func TestRelog(t *testing.T) {
 				w.Close()
 			}()
 			core, logs := observer.New(zap.DebugLevel)
-			last := relog(r, zap.New(core).With(zap.String("tenant", "acme")))
+			var logger atomic.Pointer[zap.Logger]
+			logger.Store(zap.New(core).With(zap.String("tenant", "acme")))
+			last := relog(r, &logger)
 			if last != tt.last {
 				t.Errorf("last words %.40q, want %.40q", last, tt.last)
 			}
@@ -71,7 +74,9 @@ func TestLastWords(t *testing.T) {
 		w.WriteString("noise\n{\"level\":\"info\",\"msg\":\"m\"}\n\npanic: boom\n\ngoroutine 1 [running]:\nmain.main()\n")
 		w.Close()
 	}()
-	if last := relog(r, zap.NewNop()); last != "panic: boom" {
+	var logger atomic.Pointer[zap.Logger]
+	logger.Store(zap.NewNop())
+	if last := relog(r, &logger); last != "panic: boom" {
 		t.Errorf("last words %q", last)
 	}
 }

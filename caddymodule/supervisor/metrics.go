@@ -19,6 +19,7 @@ type metrics struct {
 	starts       prometheus.Counter
 	startSeconds prometheus.Histogram
 	running      prometheus.Gauge
+	spare        prometheus.GaugeFunc
 	yielding     prometheus.Gauge
 	exits        *prometheus.CounterVec
 	transitions  *prometheus.CounterVec
@@ -26,11 +27,11 @@ type metrics struct {
 	refused      *prometheus.CounterVec
 }
 
-func newMetrics(queued *atomic.Int64) *metrics {
+func newMetrics(queued *atomic.Int64, spares *spares) *metrics {
 	m := &metrics{
 		starts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sq_worker_starts_total",
-			Help: "Worker processes started, those that never became ready included.",
+			Help: "Worker processes given to a tenant, those that never became ready included.",
 		}),
 		startSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "sq_worker_start_seconds",
@@ -39,8 +40,12 @@ func newMetrics(queued *atomic.Int64) *metrics {
 		}),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sq_workers_running",
-			Help: "Worker processes that exist now.",
+			Help: "Worker processes of tenants that exist now.",
 		}),
+		spare: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sq_workers_spare",
+			Help: "Worker processes that wait for a tenant, which sq_workers_running does not count.",
+		}, func() float64 { return float64(spares.count()) }),
 		yielding: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sq_workers_yielding",
 			Help: "Worker processes that run only where nobody else wants to, since they use far more of the processors than the others.",
@@ -75,7 +80,7 @@ func newMetrics(queued *atomic.Int64) *metrics {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.starts, m.startSeconds, m.running, m.yielding, m.exits, m.transitions, m.queue, m.refused}
+	return []prometheus.Collector{m.starts, m.startSeconds, m.running, m.spare, m.yielding, m.exits, m.transitions, m.queue, m.refused}
 }
 
 // Describe implements [prometheus.Collector].

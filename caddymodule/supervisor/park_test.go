@@ -377,21 +377,27 @@ func TestStartsAreFirstComeFirstServed(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	for _, tt := range []struct {
-		limits limits
-		want   int
-		by     string
+		limits     limits
+		max, spare int
+		want, left int // workers; spares
+		by         string
 	}{
-		{limits{}, 1000, "max_workers"},
-		{limits{descriptors: 1 << 20, threads: 1 << 20, memory: 1 << 40}, 1000, "max_workers"},
-		{limits{descriptors: 1024, threads: 1 << 20, memory: 1 << 40}, 64, "descriptors"},
-		{limits{descriptors: 1 << 20, threads: 4000, memory: 1 << 40}, 300, "threads"},
-		{limits{descriptors: 1024, threads: 400, memory: 1 << 30}, 30, "threads"},
-		{limits{memory: 1 << 30}, 384, "memory"},
-		{limits{memory: 1}, 1, "memory"},
+		{limits{}, 1000, 0, 1000, 0, "max_workers"},
+		{limits{descriptors: 1 << 20, threads: 1 << 20, memory: 1 << 40}, 1000, 8, 1000, 8, "max_workers"},
+		{limits{descriptors: 1024, threads: 1 << 20, memory: 1 << 40}, 1000, 0, 64, 0, "descriptors"},
+		{limits{descriptors: 1024, threads: 1 << 20, memory: 1 << 40}, 1000, 8, 56, 8, "descriptors"},
+		{limits{descriptors: 1024, threads: 1 << 20, memory: 1 << 40}, 1000, 999, 48, 16, "descriptors"},
+		{limits{descriptors: 1024}, 60, 8, 56, 8, "descriptors"},
+		{limits{descriptors: 1024}, 50, 8, 50, 8, "max_workers"},
+		{limits{descriptors: 1 << 20, threads: 4000, memory: 1 << 40}, 1000, 0, 300, 0, "threads"},
+		{limits{descriptors: 1024, threads: 400, memory: 1 << 30}, 1000, 0, 30, 0, "threads"},
+		{limits{memory: 1 << 30}, 1000, 0, 384, 0, "memory"},
+		{limits{memory: 1}, 1000, 8, 1, 0, "memory"},
+		{limits{}, 3, 8, 3, 3, "max_workers"},
 	} {
 		s, logs := mustNew(t, Config{})
-		if got := tt.limits.apply(1000, s.logger); got != tt.want {
-			t.Errorf("%+v: %d workers, want %d", tt.limits, got, tt.want)
+		if got, left := tt.limits.apply(tt.max, tt.spare, s.logger); got != tt.want || left != tt.left {
+			t.Errorf("%+v: %d workers and %d spares, want %d and %d", tt, got, left, tt.want, tt.left)
 		}
 		lines := logs.FilterMessage("workers are limited").All()
 		if got := lines[len(lines)-1].ContextMap()["by"]; len(lines) != 2 || got != tt.by {

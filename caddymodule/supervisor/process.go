@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,8 +29,8 @@ import (
 // 107 bytes on Linux; the last byte is a NUL.
 const maxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
-// maxReadyLine bounds what a worker may say on its ready pipe, in bytes.
-const maxReadyLine = 2048
+// maxReadyLines bounds what a worker may say on its ready pipe, in bytes.
+const maxReadyLines = 2048
 
 func socketPath(runDir, tenant string) string {
 	return filepath.Join(runDir, tenant+".sock")
@@ -40,44 +40,120 @@ func socketPath(runDir, tenant string) string {
 type process struct {
 	pid      int
 	cmd      *exec.Cmd
+	socket   *os.File // that it has, too; nil once it is assigned
 	lifeline *os.File // write end; closing it tells the worker to drain
 	closed   sync.Once
-	ready    *os.File      // read end
-	exited   chan struct{} // closed once it is reaped and its last line logged
-	killed   atomic.Bool   // by us
-	reaping  sync.Mutex    // see exclusively
-	reaped   bool          // guarded by reaping
-	group    *cgroup.Group // nil where it has none of its own
-	oom      bool          // killed for want of memory; valid once exited is closed
-	lastLine string        // the first line of its last words; valid once exited is closed
+	ready    *os.File // read end
+	said     *bufio.Reader
+	logger   atomic.Pointer[zap.Logger] // of its tenant, once it is assigned
+	exited   chan struct{}              // closed once it is reaped and its last line logged
+	killed   atomic.Bool                // by us
+	reaping  sync.Mutex                 // see exclusively
+	reaped   bool                       // guarded by reaping
+	group    *cgroup.Group              // nil where it has none of its own
+	oom      bool                       // killed for want of memory; valid once exited is closed
+	lastLine string                     // the first line of its last words; valid once exited is closed
 }
 
-// spawn starts a worker with a new listening socket, for the data directory with
-// the id owner, or any where that is "".
-func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logger) (_ *process, err error) {
-	var theirs []*os.File // the worker's ends: listener, lifeline, ready, stderr
-	p := &process{exited: make(chan struct{})}
+// spawn starts a worker with a new listening socket, or takes one that was started
+// ahead, for the data directory with the id owner, or any where that is "".
+func (s *Supervisor) spawn(cfg *Config, as image, socket string, spec Spec, owner string, logger *zap.Logger) (p *process, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("starting the worker: %w", err)
+		}
+	}()
+	if len(socket) > maxSocketPath {
+		return nil, fmt.Errorf("socket path %s has %d bytes, and the kernel takes at most %d: choose a shorter run_dir", socket, len(socket), maxSocketPath)
+	}
+	home, uid, err := ownUser(cfg, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close() // of nil does nothing
+	memory := cfg.MemoryMB
+	if spec.MemoryMB > 0 {
+		memory = spec.MemoryMB
+	}
+	line, err := wire.Assignment(arguments(spec, memory, owner, home != nil))
+	if err != nil {
+		return nil, err
+	}
+	group := func() (*cgroup.Group, error) {
+		if cfg.Groups == nil {
+			return nil, nil
+		}
+		return cfg.Groups.Make(spec.Tenant, cgroup.Limits{
+			Memory: memoryMax(memory), CPUWeight: spec.CPUWeight, PIDs: wire.MaxThreads,
+		})
+	}
+	g, err := group()
+	if err != nil {
+		return nil, err
+	}
+	if home == nil {
+		if p := s.spares.take(as); p != nil {
+			if err = p.enter(g); err == nil {
+				err = p.assign(socket, line, cfg.StartTimeout, logger)
+			}
+			if err == nil {
+				return p, nil
+			}
+			logger.Warn("the spare worker is of no use, and another process is started", zap.Error(err))
+			p.abandon()
+			if g, err = group(); err != nil { // which it may have taken with it
+				return nil, err
+			}
+		}
+	}
+	if p, err = launch(as, home, uid, g, logger); err != nil {
+		return nil, err
+	}
+	if err = p.assign(socket, line, cfg.StartTimeout, logger); err != nil {
+		p.abandon()
+		return nil, err
+	}
+	return p, nil
+}
+
+// arguments are what a worker is told once it has its tenant: the flags of the
+// command serve.
+func arguments(spec Spec, memory int, owner string, atHome bool) []string {
+	args := []string{"-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(memory)}
+	if atHome {
+		args = append(args, "-at", ".", "-threads", strconv.Itoa(wire.MaxThreads))
+	}
+	if owner != "" {
+		args = append(args, "-owner", owner)
+	}
+	return args
+}
+
+// launch starts a process that waits to be assigned: in home as the user uid, or
+// in the root directory as the edge's where that is nil, and in a group, or the
+// edge's where that is nil. On error the group is gone.
+func launch(as image, home *os.File, uid uint32, group *cgroup.Group, logger *zap.Logger) (_ *process, err error) {
+	var theirs []*os.File // the worker's ends: lifeline, ready, stderr
+	p := &process{exited: make(chan struct{}), group: group}
+	p.logger.Store(logger)
 	var stderr *os.File
 	defer func() {
 		for _, f := range theirs {
 			f.Close()
 		}
 		if err != nil {
-			for _, f := range []*os.File{p.lifeline, p.ready, stderr} {
+			for _, f := range []*os.File{p.socket, p.lifeline, p.ready, stderr} {
 				f.Close() // of nil does nothing
 			}
-			if p.group != nil {
-				p.group.Remove()
+			if group != nil {
+				group.Remove()
 			}
-			err = fmt.Errorf("starting the worker: %w", err)
 		}
 	}()
 
-	listener, err := listen(socket)
-	if err != nil {
+	if p.socket, err = newSocket(); err != nil {
 		return nil, err
 	}
-	theirs = append(theirs, listener)
 	lifeline, ours, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -88,66 +164,44 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		return nil, err
 	}
 	theirs, p.ready = append(theirs, ready), ours
+	p.said = bufio.NewReader(io.LimitReader(p.ready, maxReadyLines))
 	stderr, errs, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	theirs = append(theirs, errs)
 
-	memory := cfg.MemoryMB
-	if spec.MemoryMB > 0 {
-		memory = spec.MemoryMB
-	}
 	// A terminal's interrupt goes to the edge alone, which then drains.
-	attr := &syscall.SysProcAttr{Setpgid: true}
-	home, err := ownUser(cfg, spec, attr)
-	if err != nil {
-		return nil, err
-	}
-	start := "/"
+	attr, dir := &syscall.SysProcAttr{Setpgid: true}, "/"
 	if home != nil {
 		// Within a session every user may send SIGCONT to every other's processes.
 		// Not for workers of one user: outside cgroups Linux shares the CPUs out
 		// by session, and the edge would get no more than each worker.
 		attr.Setpgid, attr.Setsid = false, true
-		defer home.Close()
-		start = directoryPath(home)
+		runAs(attr, uid)
+		dir = directoryPath(home)
 	}
-	args := []string{filepath.Base(cfg.Worker), "serve", "-tenant", spec.Tenant, "-dir", spec.DataDir, "-memory", strconv.Itoa(memory)}
-	if home != nil {
-		args = append(args, "-at", ".", "-threads", strconv.Itoa(wire.MaxThreads))
-	}
-	if owner != "" {
-		args = append(args, "-owner", owner)
-	}
-	if cfg.Sandbox != wire.SandboxDefault {
-		args = append(args, "-sandbox", string(cfg.Sandbox))
+	args := []string{filepath.Base(as.worker), wire.CommandStandby}
+	if as.sandbox != wire.SandboxDefault {
+		args = append(args, "-sandbox", string(as.sandbox))
 	}
 	p.cmd = &exec.Cmd{
-		Path: cfg.Worker,
+		Path: as.worker,
 		Args: args,
 		// The edge's environment may hold secrets, and a worker needs none.
 		Env:         []string{},
-		Dir:         start,
+		Dir:         dir,
 		Stderr:      errs,
-		ExtraFiles:  []*os.File{listener, lifeline, ready}, // in the order of wire.FDListener and so on
+		ExtraFiles:  []*os.File{p.socket, lifeline, ready}, // in the order of wire.FDListener and so on
 		SysProcAttr: attr,
-	}
-	if cfg.Groups != nil {
-		p.group, err = cfg.Groups.Make(spec.Tenant, cgroup.Limits{
-			Memory: memoryMax(memory), CPUWeight: spec.CPUWeight, PIDs: wire.MaxThreads,
-		})
-		if err != nil {
-			return nil, err
-		}
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := keepRights(); err != nil {
 		return nil, err
 	}
-	if p.group != nil {
-		err = p.group.Start(p.cmd)
+	if group != nil {
+		err = group.Start(p.cmd)
 	} else {
 		err = p.cmd.Start()
 	}
@@ -158,7 +212,7 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 	logged := make(chan struct{})
 	go func() {
 		defer close(logged)
-		p.lastLine = relog(stderr, logger)
+		p.lastLine = relog(stderr, &p.logger)
 	}()
 	go func() {
 		awaitExit(p.pid)
@@ -169,7 +223,7 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 		if p.group != nil {
 			p.oom = p.group.OutOfMemory()
 			if err := p.group.Remove(); err != nil {
-				logger.Error("the worker's group stays", zap.Error(err))
+				p.logger.Load().Error("the worker's group stays", zap.Error(err))
 			}
 		}
 		// All it wrote is in the pipe. A stray child of its own that holds the
@@ -182,25 +236,71 @@ func spawn(cfg *Config, socket string, spec Spec, owner string, logger *zap.Logg
 	return p, nil
 }
 
-// ownUser has a worker run as its tenant's own user, if it is to, and returns the
-// data directory, which is given to that. One that had a user of its own once is
-// taken back where it is to have none.
-func ownUser(cfg *Config, spec Spec, attr *syscall.SysProcAttr) (*os.File, error) {
+// enter moves the process into a group, unless that is nil.
+func (p *process) enter(group *cgroup.Group) error {
+	if group == nil {
+		return nil
+	}
+	err := errors.New("it has ended")
+	p.exclusively(func() {
+		p.group = group
+		err = group.Enter(p.pid)
+	})
+	return err
+}
+
+// assign has the process listen at path, and tells it in a line what to serve. The
+// edge keeps no handle of the socket: when the worker dies the kernel resets what
+// waits in the backlog and refuses what comes later, at once, so that no request
+// hangs there and a refused one is known to be unsent.
+func (p *process) assign(path string, line []byte, timeout time.Duration, logger *zap.Logger) error {
+	p.logger.Store(logger)
+	err := listen(p.socket, path)
+	p.socket.Close()
+	p.socket = nil
+	if err != nil {
+		return err
+	}
+	// It fits into any pipe, but one that is stopped may not read a long one.
+	p.lifeline.SetWriteDeadline(time.Now().Add(timeout))
+	if _, err := p.lifeline.Write(line); err != nil {
+		return fmt.Errorf("giving it its tenant: %w", err)
+	}
+	return nil
+}
+
+// abandon ends a process that serves nobody, and returns once it is gone.
+func (p *process) abandon() {
+	p.kill()
+	<-p.exited
+	p.release()
+}
+
+// release closes what is ours of a process that is gone.
+func (p *process) release() {
+	p.closeLifeline()
+	p.ready.Close()
+	p.socket.Close() // of nil does nothing
+}
+
+// ownUser returns the user that a worker is to run as, if it is to have one of its
+// own, and the data directory, which is given to that. One that had a user of its
+// own once is taken back where it is to have none.
+func ownUser(cfg *Config, spec Spec) (home *os.File, uid uint32, err error) {
 	if cfg.UIDs == (owners.Range{}) {
 		if !cfg.Owners.HasUID(spec.Tenant) {
-			return nil, nil
+			return nil, 0, nil
 		}
 		if err := TakeBack(spec.DataDir); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		return nil, cfg.Owners.DropUID(spec.Tenant)
+		return nil, 0, cfg.Owners.DropUID(spec.Tenant)
 	}
-	uid, err := cfg.Owners.UID(spec.Tenant, cfg.UIDs)
-	if err != nil {
-		return nil, err
+	if uid, err = cfg.Owners.UID(spec.Tenant, cfg.UIDs); err != nil {
+		return nil, 0, err
 	}
-	runAs(attr, uid)
-	return give(spec.DataDir, int(uid), int(uid))
+	home, err = give(spec.DataDir, int(uid), int(uid))
+	return home, uid, err
 }
 
 // TakeBack makes a data directory that was a worker's own user's the edge's. No
@@ -216,37 +316,64 @@ func TakeBack(dir string) error {
 	return home.Close()
 }
 
-// listen makes the socket that a worker inherits. The edge keeps no handle of
-// it: when the worker dies the kernel resets what waits in the backlog and
-// refuses what comes later, at once, so that no request hangs there and a
-// refused one is known to be unsent.
-func listen(path string) (*os.File, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("socket path %s has %d bytes, and the kernel takes at most %d: choose a shorter run_dir", path, len(path), maxSocketPath)
+// newSocket makes the socket that a worker inherits, which is nowhere yet.
+func newSocket() (*os.File, error) {
+	syscall.ForkLock.RLock()
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fd)
 	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, fmt.Errorf("making the worker's socket: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
+}
+
+// listen has a socket listen at path, for all processes that have it.
+func listen(socket *os.File, path string) error {
 	// What is there is of a generation that is gone, or of an edge that was
 	// killed.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
+	fd := int(socket.Fd())
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		return &os.PathError{Op: "bind", Path: path, Err: err}
 	}
-	defer l.Close()
-	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, err
+		return err
 	}
-	return l.File()
+	// The kernel takes what it allows of the backlog.
+	if err := syscall.Listen(fd, math.MaxInt32); err != nil {
+		return &os.PathError{Op: "listen", Path: path, Err: err}
+	}
+	return nil
 }
 
-// awaitReady returns the line that the worker writes on its ready pipe. An
-// error that is not a missed deadline means that it wrote none.
+// awaitStandby waits until the process waits to be assigned.
+func (p *process) awaitStandby(timeout time.Duration) error {
+	line, err := p.nextLine(timeout)
+	if err == nil && line != wire.StandingBy {
+		err = errors.New(line)
+	}
+	return err
+}
+
+// awaitReady returns what the worker says on its ready pipe once it has its tenant.
+// An error that is not a missed deadline means that it said nothing.
 func (p *process) awaitReady(timeout time.Duration) (string, error) {
 	defer p.ready.Close()
+	line, err := p.nextLine(timeout)
+	if err == nil && line == wire.StandingBy {
+		line, err = p.nextLine(timeout)
+	}
+	return line, err
+}
+
+func (p *process) nextLine(timeout time.Duration) (string, error) {
 	p.ready.SetReadDeadline(time.Now().Add(timeout))
-	line, err := bufio.NewReader(io.LimitReader(p.ready, maxReadyLine)).ReadString('\n')
+	line, err := p.said.ReadString('\n')
 	line = strings.TrimSuffix(line, "\n")
 	if line != "" && err == io.EOF {
 		return line, nil // cut short

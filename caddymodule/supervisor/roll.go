@@ -9,15 +9,20 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
-// launch is what a worker has from its start on, so that another is needed where
+// launched is what a worker has from its start on, so that another is needed where
 // it changes.
-type launch struct {
-	worker   string
-	binary   identity
+type launched struct {
+	image    image
 	runDir   string
 	memoryMB int
-	sandbox  wire.Sandbox
 	uids     owners.Range
+}
+
+// image is what a process has before it has a tenant.
+type image struct {
+	worker  string
+	binary  identity
+	sandbox wire.Sandbox
 }
 
 // identity tells a file from the one that replaces it.
@@ -26,14 +31,18 @@ type identity struct {
 	size, mtime   int64 // bytes; Unix time in nanoseconds
 }
 
-func launchOf(cfg *Config) launch {
-	l := launch{worker: cfg.Worker, runDir: cfg.RunDir, memoryMB: cfg.MemoryMB, sandbox: cfg.Sandbox, uids: cfg.UIDs}
+func launchOf(cfg *Config) launched {
+	return launched{image: imageOf(cfg), runDir: cfg.RunDir, memoryMB: cfg.MemoryMB, uids: cfg.UIDs}
+}
+
+func imageOf(cfg *Config) image {
+	i := image{worker: cfg.Worker, sandbox: cfg.Sandbox}
 	// Where it is missing there is nothing better to run either.
 	if info, err := os.Stat(cfg.Worker); err == nil {
 		device, inode := fileID(info)
-		l.binary = identity{device, inode, info.Size(), info.ModTime().UnixNano()}
+		i.binary = identity{device, inode, info.Size(), info.ModTime().UnixNano()}
 	}
-	return l
+	return i
 }
 
 // Roll ends all workers, as Stop does, [Config.MaxStarts] at a time, so that each

@@ -6,7 +6,8 @@
 // affair and what the data is the worker's; the contract with the worker's
 // process is package wire.
 //
-// A worker process is a generation of its tenant. A generation is starting,
+// A worker process is a generation of its tenant, started for it or taken from the
+// spares. A generation is starting,
 // then ready, then draining, each at most once; the next one starts only when
 // the process of the one before is gone, so a tenant's data has one owner.
 package supervisor
@@ -95,6 +96,13 @@ type Config struct {
 	// 1,000.
 	MaxWorkers int
 
+	// SpareWorkers is how many processes are started ahead and wait for a tenant,
+	// so that its start takes less: fewer where that would be more than MaxWorkers
+	// or than a quarter of what the machine allows, of which MaxWorkers are the
+	// rest, and none with UIDs, or with Groups in which a process can begin: moving
+	// it there would take longer than starting it. 0 means none.
+	SpareWorkers int
+
 	// MaxQueue is how many tenants' workers may wait for their turn to start;
 	// requests for more are refused. Each costs some 70 KiB, measured with the
 	// request that waits and its client's connection, so that the default,
@@ -142,13 +150,15 @@ type Supervisor struct {
 	limits  limits
 	starts  atomic.Pointer[startLimit]
 	room    room
+	spares  spares
 	queued  atomic.Int64 // starts that wait for their turn
 	noYield sync.Once    // guards the line that says why workers do not
 	closing atomic.Bool
 	closed  chan struct{} // closed once closing is set
 }
 
-// New checks cfg and creates the run directory. It starts no process.
+// New checks cfg and creates the run directory. It waits for no process; spare
+// workers are started meanwhile.
 func New(cfg Config) (*Supervisor, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -159,10 +169,12 @@ func New(cfg Config) (*Supervisor, error) {
 	s := &Supervisor{
 		logger: cfg.Logger, clock: cfg.Clock, limits: readLimits(), closed: make(chan struct{}),
 	}
-	s.metrics = newMetrics(&s.queued)
+	s.spares.super, s.spares.wake, s.spares.gone = s, make(chan struct{}, 1), make(chan struct{})
+	s.metrics = newMetrics(&s.queued, &s.spares)
 	if err := s.Update(cfg); err != nil {
 		return nil, err
 	}
+	go s.spares.run()
 	go s.balance()
 	return s, nil
 }
@@ -199,9 +211,12 @@ func (s *Supervisor) Update(cfg Config) error {
 	if was == nil || was.MaxStarts != cfg.MaxStarts {
 		s.starts.Store(newStartLimit(cfg.MaxStarts))
 	}
-	if was == nil || was.MaxWorkers != cfg.MaxWorkers {
-		s.room.resize(s.limits.apply(cfg.MaxWorkers, s.logger))
+	if was == nil || was.MaxWorkers != cfg.MaxWorkers || sparesFor(was) != sparesFor(&cfg) {
+		workers, spares := s.limits.apply(cfg.MaxWorkers, sparesFor(&cfg), s.logger)
+		s.room.resize(workers)
+		s.spares.resize(spares)
 	}
+	s.spares.refresh(imageOf(&cfg))
 	if was != nil {
 		as := launchOf(&cfg)
 		s.roll(func(g *generation) bool { return g.launch != as })
@@ -279,6 +294,11 @@ func (s *Supervisor) Close(ctx context.Context) error {
 		case <-reap:
 			return fmt.Errorf("worker of tenant %s, process %d, still exists %v after SIGKILL", g.tenant.id, g.pid(), reapTimeout)
 		}
+	}
+	select {
+	case <-s.spares.gone:
+	case <-reap:
+		return fmt.Errorf("a spare worker still exists %v after SIGKILL", reapTimeout)
 	}
 	return nil
 }

@@ -25,17 +25,24 @@ const PathStats = "/stats" // GET: Stats as JSON
 
 // Descriptors a worker inherits from the edge.
 const (
-	// FDListener is the listening unix socket.
+	// FDListener is a unix stream socket, which the edge has bound to the tenant's
+	// path, and which listens there, when the assignment comes; not before.
 	FDListener = 3
-	// FDLifeline is the read end of a pipe that the edge never writes to. Its
-	// end of file means that the edge is gone or wants the worker to go: the
-	// worker drains and exits.
+	// FDLifeline is the read end of a pipe. The edge writes one line to it, the
+	// [Assignment], and no more. Its end of file means that the edge is gone or
+	// wants the worker to go: the worker drains and exits, at once where it has no
+	// assignment yet.
 	FDLifeline = 4
-	// FDReady is the write end of a pipe. The worker writes one line: [Ready] and
-	// the id of its data directory behind a space, or the reason why it cannot
-	// serve, behind [Refused], [Absent] or neither, and closes it.
+	// FDReady is the write end of a pipe. The worker writes two lines: [StandingBy]
+	// once it waits for its assignment, and after that [Ready] and the id of its data
+	// directory behind a space, or the reason why it cannot serve, behind [Refused],
+	// [Absent] or neither. Then it closes it.
 	FDReady = 5
 )
+
+// StandingBy is the line on [FDReady] by which a worker says that it waits for its
+// assignment.
+const StandingBy = "standing by"
 
 // Ready begins the line on [FDReady] that means the worker serves.
 const Ready = "ready"

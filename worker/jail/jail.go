@@ -1,6 +1,6 @@
-// Package jail locks a worker in with its tenant's data. A worker calls [Enter]
-// once it has the descriptors that the edge hands over, and before it opens any
-// data or accepts a connection. From then on, even if its tenant's bytes made
+// Package jail locks a worker in with its tenant's data. A worker calls [Begin] when
+// it starts, and Enter of what that returns once it knows its tenant, before it opens
+// any data or accepts a connection. From then on, even if its tenant's bytes made
 // it run foreign code, that code reaches the data directory, the connections
 // that the edge made, and nothing else.
 //

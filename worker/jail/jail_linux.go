@@ -13,49 +13,67 @@ import (
 	"github.com/sqedge/sqedge/shared/wire"
 )
 
-// Enter locks the process in and returns what is in force. A part that the kernel
-// does not have is left out and named in the result, unless mode is
-// [wire.SandboxStrict]; one that it has and that fails is an error, after which the
-// process must end. There is no way out.
-func Enter(mode wire.Sandbox, b Bounds) ([]wire.SandboxPart, error) {
+// Cell is the jail of this process while it is built.
+type Cell struct {
+	mode  wire.Sandbox
+	parts []wire.SandboxPart
+}
+
+// part is one of the jail's.
+type part struct {
+	name  string
+	apply func() (applied string, err error)
+}
+
+// Begin takes from the process what no worker needs, whosever it is going to be.
+// There is no way back. A part that the kernel does not have is left out and named
+// in what Enter returns; one that it has and that fails is an error, after which the
+// process must end. So it is for Enter.
+func Begin(mode wire.Sandbox) (*Cell, error) {
+	c := &Cell{mode: mode}
+	return c, c.build(part{"no_new_privs", noNewPrivileges}, part{"capabilities", dropCapabilities})
+}
+
+// Enter locks the process in with a data directory, and returns what is in force. If
+// a part is missing under [wire.SandboxStrict], that is an error.
+func (c *Cell) Enter(b Bounds) ([]wire.SandboxPart, error) {
 	if err := forbidCore(); err != nil {
 		return nil, err
 	}
-	if mode == wire.SandboxOff {
-		return nil, nil
-	}
-	if usesCgo {
+	if usesCgo && c.mode != wire.SandboxOff {
 		// Calls for all threads are not to be had. They are made for this one, and
 		// seccomp, which comes last, takes the others along as far as it can. Not
 		// otherwise, since the runtime keeps one more thread from then on.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
+		if _, err := noNewPrivileges(); err != nil { // of another thread, maybe, than Begin's
+			return nil, err
+		}
 	}
-	var parts []wire.SandboxPart
-	for _, p := range []struct {
-		name  string
-		apply func() (applied string, err error)
-	}{
-		{"no_new_privs", noNewPrivileges},
-		{"limits", func() (string, error) { return limit(b) }},
-		{"landlock", func() (string, error) { return landlock(b.Dir) }},
-		{"capabilities", dropCapabilities},
-		{"seccomp", filter},
-	} {
+	err := c.build(part{"limits", func() (string, error) { return limit(b) }},
+		part{"landlock", func() (string, error) { return landlock(b.Dir) }}, part{"seccomp", filter})
+	if err == nil && c.mode == wire.SandboxStrict {
+		err = refuse(c.parts)
+	}
+	return c.parts, err
+}
+
+func (c *Cell) build(parts ...part) error {
+	if c.mode == wire.SandboxOff {
+		return nil
+	}
+	for _, p := range parts {
 		applied, err := p.apply()
 		part := wire.SandboxPart{Name: p.name, Applied: applied}
 		var missing errMissing
 		if errors.As(err, &missing) {
 			part.Missing = string(missing)
 		} else if err != nil {
-			return nil, fmt.Errorf("sandbox: %s: %w", p.name, err)
+			return fmt.Errorf("sandbox: %s: %w", p.name, err)
 		}
-		parts = append(parts, part)
+		c.parts = append(c.parts, part)
 	}
-	if mode == wire.SandboxStrict {
-		return parts, refuse(parts)
-	}
-	return parts, nil
+	return nil
 }
 
 // errMissing is what this machine does not have.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -42,20 +43,26 @@ type result struct {
 }
 
 func main() {
-	args := map[string]string{}
-	for i := 2; i+1 < len(os.Args); i += 2 {
-		args[os.Args[i]] = os.Args[i+1]
-	}
+	lifeline, ready := os.NewFile(wire.FDLifeline, "lifeline"), os.NewFile(wire.FDReady, "ready")
 	mode := wire.SandboxDefault
-	if m := args["-sandbox"]; m != "" {
-		mode = wire.Sandbox(m)
+	if len(os.Args) > 3 {
+		mode = wire.Sandbox(os.Args[3]) // behind standby -sandbox
+	}
+	cell, err := jail.Begin(mode)
+	must(err)
+	fmt.Fprintln(ready, wire.StandingBy)
+	assignment, err := wire.ReadAssignment(lifeline)
+	must(err)
+	args := map[string]string{}
+	for pair := range slices.Chunk(assignment, 2) {
+		args[pair[0]] = pair[1]
 	}
 	threads, _ := strconv.Atoi(args["-threads"])
 	inherited := os.NewFile(wire.FDListener, "listener")
 	listener, err := net.FileListener(inherited)
 	must(err)
 	inherited.Close()
-	_, err = jail.Enter(mode, jail.Bounds{Dir: cmp.Or(args["-at"], args["-dir"]), Threads: threads})
+	_, err = cell.Enter(jail.Bounds{Dir: cmp.Or(args["-at"], args["-dir"]), Threads: threads})
 	must(err)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/attack", func(w http.ResponseWriter, r *http.Request) {
@@ -76,10 +83,9 @@ func main() {
 	})
 	mux.HandleFunc("/rest", func(http.ResponseWriter, *http.Request) { spinning.Store(false) })
 	go http.Serve(listener, mux)
-	ready := os.NewFile(wire.FDReady, "ready")
 	fmt.Fprintln(ready, wire.Ready)
 	ready.Close()
-	io.Copy(io.Discard, os.NewFile(wire.FDLifeline, "lifeline"))
+	io.Copy(io.Discard, lifeline)
 }
 
 func must(err error) {
