@@ -265,8 +265,8 @@ func (b *denseBed) reloads(m *row, n int) error {
 	return b.park(0)
 }
 
-// cold measures the time to the first byte of tenants that sleep, and has them
-// sleep again.
+// cold measures the time to the first byte of tenants that sleep, each time after the
+// edge had its rest, and has them sleep again.
 func (b *denseBed) cold(m *row, l ladder) error {
 	clients, err := b.clients(l.crowd)
 	if err != nil {
@@ -275,6 +275,9 @@ func (b *denseBed) cold(m *row, l ladder) error {
 	defer closeAll(clients)
 	next := 0
 	for range l.cold {
+		if err := b.rest(); err != nil {
+			return err
+		}
 		took, err := clients[0].first(b.selectOf(next))
 		if err != nil {
 			return err
@@ -283,6 +286,9 @@ func (b *denseBed) cold(m *row, l ladder) error {
 		next++
 	}
 	for range l.crowds {
+		if err := b.rest(); err != nil {
+			return err
+		}
 		w := b.atOnce(clients, next)
 		if w.failed > 0 {
 			return w.failure

@@ -27,6 +27,7 @@ type denseBed struct {
 	tenants  int // in tenants.json
 	made     int // data directories
 	prepared int // tenants that have written
+	spares   int // of the edge
 	changes  int // of tenants.json
 	http     *http.Client
 }
@@ -164,20 +165,49 @@ func (b *denseBed) change(text []byte) (time.Duration, error) {
 	return 0, fmt.Errorf("the edge's log does not say that %s", reloadLine)
 }
 
-// limitsLine is what the edge's log says of the number of its workers.
-func (b *denseBed) limitsLine() string {
+// limits is what the edge's log says of the number of its workers.
+type limits struct {
+	Msg, By              string
+	Workers, Spares      int
+	Descriptors, Threads uint64
+	Memory               uint64
+}
+
+func (b *denseBed) limits() (l limits) {
 	for line := range bytes.Lines(b.log()) {
-		var entry struct {
-			Msg, By              string
-			Workers              int
-			Descriptors, Threads uint64
-			Memory               uint64
-		}
-		if json.Unmarshal(line, &entry) == nil && entry.Msg == "workers are limited" {
-			return fmt.Sprintf("at most %d workers, by %s; descriptors %d, threads %d, memory %d MiB", entry.Workers, entry.By, entry.Descriptors, entry.Threads, entry.Memory>>20)
+		if json.Unmarshal(line, &l) == nil && l.Msg == "workers are limited" {
+			return l
 		}
 	}
-	return "unknown"
+	return limits{}
+}
+
+// restPoll is how often rest looks, and how long it waits at least.
+const restPoll = 20 * time.Millisecond
+
+// rest waits until the edge has all spare workers that it is to have, as it has where
+// tenants do not wake one right after the other.
+func (b *denseBed) rest() error {
+	if b.spares == 0 {
+		b.spares = b.limits().Spares
+	}
+	for range 500 {
+		time.Sleep(restPoll)
+		text, err := b.admin("GET", "/api/v2/metrics")
+		if err != nil {
+			return err
+		}
+		if n, _ := numberAfter(text, "\nsq_workers_spare "); n == b.spares {
+			return nil
+		}
+	}
+	return fmt.Errorf("the edge does not have %d spare workers", b.spares)
+}
+
+// limitsLine says what bounds the edge's workers.
+func (b *denseBed) limitsLine() string {
+	l := b.limits()
+	return fmt.Sprintf("at most %d workers, by %s, and %d spare ones; descriptors %d, threads %d, memory %d MiB", l.Workers, l.By, l.Spares, l.Descriptors, l.Threads, l.Memory>>20)
 }
 
 // admin sends a request with the admin key and returns the answer.

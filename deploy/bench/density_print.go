@@ -102,7 +102,7 @@ func printLadder(out io.Writer, rows []row, all *burst, base process) {
 	}{
 		{"the edge", edgeColumns},
 		{"each worker that is awake", workerColumns},
-		{"time to the first byte of a tenant that sleeps", coldColumns},
+		{"time to the first byte of a tenant that sleeps, each time with all spare workers there", coldColumns},
 	} {
 		fmt.Fprintf(out, "\n%s\n", table.title)
 		missed += printTable(out, table.columns, rows)
