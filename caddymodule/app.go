@@ -40,8 +40,9 @@ type App struct {
 	DataRoot string `json:"data_root,omitempty"`
 
 	// RunDir is the directory of the workers' unix sockets. It is created
-	// with mode 0700. Keep it short: a socket's whole path has at most 107
-	// bytes. Default: SQ_RUN_DIR, else /run/sq.
+	// with mode 0700, and refused while another edge uses it. Keep it short: a
+	// socket's whole path has at most 107 bytes. Default: SQ_RUN_DIR, else
+	// /run/sq.
 	RunDir string `json:"run_dir,omitempty"`
 
 	// Worker is the path of the sq-worker binary. Default: SQ_WORKER, else

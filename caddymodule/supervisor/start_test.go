@@ -33,6 +33,33 @@ func TestNewRefusesRunDir(t *testing.T) {
 	}
 }
 
+func TestRunDirIsOneEdges(t *testing.T) {
+	s, _ := mustNew(t, Config{})
+	cfg := *s.cfg.Load()
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "another edge") {
+		t.Fatalf("a second edge in the run directory: %v", err)
+	}
+	if err := s.Update(cfg); err != nil {
+		t.Errorf("its own edge again: %v", err)
+	}
+	if err := os.Remove(cfg.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Update(cfg); err != nil {
+		t.Errorf("its own edge, once it was removed: %v", err)
+	}
+	if err := s.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := New(cfg)
+	if err != nil {
+		t.Fatalf("another edge after the first has ended: %v", err)
+	}
+	if err := next.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRunDirAndSocketArePrivate(t *testing.T) {
 	s, _ := mustNew(t, Config{})
 	spec := mustSpec(t, "acme")

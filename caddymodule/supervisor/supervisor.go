@@ -14,10 +14,7 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -39,7 +36,7 @@ type Config struct {
 
 	// RunDir is the directory of the workers' sockets, TENANT.sock each. It
 	// is created with mode 0700, and refused if it exists and others than its
-	// owner may enter it. One edge at a time may use it. Required.
+	// owner may enter it, or another edge uses it. Required.
 	RunDir string
 
 	// Sandbox is the jail that workers build around themselves. Default:
@@ -152,7 +149,8 @@ type Supervisor struct {
 	room    room
 	spares  spares
 	queued  atomic.Int64 // starts that wait for their turn
-	noYield sync.Once    // guards the line that says why workers do not
+	runDirs runDirs
+	noYield sync.Once // guards the line that says why workers do not
 	closing atomic.Bool
 	closed  chan struct{} // closed once closing is set
 }
@@ -204,8 +202,8 @@ func (s *Supervisor) Update(cfg Config) error {
 	if cfg.RunDir, err = filepath.Abs(cfg.RunDir); err != nil {
 		return fmt.Errorf("run_dir: %w", err)
 	}
-	if err := prepareRunDir(cfg.RunDir); err != nil {
-		return err
+	if err := s.runDirs.claim(cfg.RunDir); err != nil {
+		return fmt.Errorf("run_dir %s: %w", cfg.RunDir, err)
 	}
 	was := s.cfg.Swap(&cfg)
 	if was == nil || was.MaxStarts != cfg.MaxStarts {
@@ -235,24 +233,6 @@ func setDefault[T time.Duration | int](v *T, value T) {
 	}
 }
 
-func prepareRunDir(dir string) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fmt.Errorf("run_dir: %w", err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("run_dir: %w", err)
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("run_dir: %w", err)
-	}
-	// Whoever can connect to a worker's socket owns that tenant's data.
-	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("run_dir %s: is %v, want a directory that only its owner may enter: chmod 0700 it, or name another", dir, info.Mode())
-	}
-	return nil
-}
-
 // tenant returns the tenant's entry and makes it where there is none.
 func (s *Supervisor) tenant(id string) *tenant {
 	if t, ok := s.tenants.Load(id); ok {
@@ -278,6 +258,7 @@ func (s *Supervisor) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Load().DrainTimeout)
 	defer cancel()
+	defer s.runDirs.release()
 	for _, g := range live {
 		select {
 		case <-g.over:
