@@ -16,10 +16,10 @@ import (
 // maxLogLine is how much of a worker's line is logged, in bytes.
 const maxLogLine = 16 << 10
 
-// relog logs what a worker writes to stderr, until its end, by the logger of the moment: a zap line of JSON
-// at its own level, anything else as an error. It returns the first line that
-// was not JSON after the last one that was, which in a worker that died is
-// where the Go runtime says why.
+// relog logs what a worker writes to stderr, until its end, by the logger of the
+// moment: a zap line of JSON at its own level, anything else as an error. It returns
+// the first line that was not JSON after the last one that was, which in a worker
+// that died is where the Go runtime says why.
 func relog(stderr *os.File, to *atomic.Pointer[zap.Logger]) (lastWords string) {
 	r := bufio.NewReaderSize(stderr, maxLogLine)
 	for {

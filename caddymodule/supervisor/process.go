@@ -66,6 +66,9 @@ func (s *Supervisor) spawn(cfg *Config, as image, socket string, spec Spec, owne
 	if len(socket) > maxSocketPath {
 		return nil, fmt.Errorf("socket path %s has %d bytes, and the kernel takes at most %d: choose a shorter run_dir", socket, len(socket), maxSocketPath)
 	}
+	if _, err := os.Stat(spec.DataDir); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the tenant's data directory %s is not there: mount its disk, or make the directory", spec.DataDir)
+	}
 	home, uid, err := ownUser(cfg, spec)
 	if err != nil {
 		return nil, err

@@ -96,7 +96,7 @@ func TestStartFails(t *testing.T) {
 			mustFault(t, *s, faultNeverReady)
 			c.StartTimeout = 200 * time.Millisecond
 		}, "not ready after 200ms", exitKilled},
-		{"no directory", func(_ *Config, s *Spec) { s.DataDir = "/nonexistent" }, "no such file", exitCrashed},
+		{"no directory", func(_ *Config, s *Spec) { s.DataDir = "/nonexistent" }, "/nonexistent is not there: mount its disk", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
