@@ -123,7 +123,7 @@ func (a *Admin) remove(ctx context.Context, s *serving, id string) (any, *wire.E
 		return nil, &wire.Error{Status: http.StatusInternalServerError, Message: "the tenant's key is dead, but its data was not archived; the edge's log says why", Err: err}
 	}
 	rt.usage.forget(id)
-	rt.metrics.forget(id)
+	rt.metrics.workers.forget(id)
 	rt.forgetOwner(id)
 	s.super.Release(id) // the next tenant of this id is not this one
 	a.logger.Info("removed a tenant", zap.String("tenant", id), zap.String("archived_to", archived))

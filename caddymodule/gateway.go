@@ -91,7 +91,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	defer usage.leave()
 
 	op, status, err := g.serve(w, r, s, tenant, usage, began)
-	rt.metrics.observe(tenant.ID, op, status, time.Since(began))
+	rt.metrics.observe(usage, op, status, time.Since(began))
 	if err != nil {
 		if r.Context().Err() == nil {
 			g.logger.Error("an answer broke off", zap.String("tenant", tenant.ID), zap.String("op", string(op)), zap.Error(err))

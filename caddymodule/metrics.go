@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +14,6 @@ import (
 type metrics struct {
 	rt *runtime
 
-	apiCalls       *prometheus.CounterVec
 	duration       *prometheus.HistogramVec
 	authFailures   prometheus.Counter
 	limited        *prometheus.CounterVec
@@ -29,6 +27,7 @@ type metrics struct {
 }
 
 var (
+	callsDesc   = prometheus.NewDesc("sq_api_calls_total", "Authenticated requests by tenant, operation and status code.", []string{"tenant", "method", "code"}, nil)
 	storageDesc = prometheus.NewDesc("sq_storage_bytes", "Text of all documents of a tenant, breaks included: what its quota counts; _others are all tenants that were not active.", []string{"tenant"}, nil)
 	quotaDesc   = prometheus.NewDesc("sq_quota_bytes", "Quota of a tenant in bytes, 0 for none; _others are all tenants that were not active.", []string{"tenant"}, nil)
 	waitingDesc = prometheus.NewDesc("sq_waiting_cost", "What the requests of all tenants cost whose answer has not begun, a read 16 and a write 1: tenants get no more than their share while it is over max_in_flight.", nil, nil)
@@ -46,10 +45,6 @@ const activeBefore = 24 * time.Hour
 func newMetrics(rt *runtime) *metrics {
 	return &metrics{
 		rt: rt,
-		apiCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sq_api_calls_total",
-			Help: "Authenticated requests by tenant, operation and status code.",
-		}, []string{"tenant", "method", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sq_request_duration_seconds",
 			Help:    "Time from authentication to the last byte of the answer, by operation.",
@@ -93,7 +88,7 @@ func newMetrics(rt *runtime) *metrics {
 
 // register registers everything with the registry of one config.
 func (m *metrics) register(reg *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{m.apiCalls, m.duration, m.authFailures, m.limited, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m.repeatedWrites, m} {
+	for _, c := range []prometheus.Collector{m.duration, m.authFailures, m.limited, m.misdirected, m.reloadFailures, m.lastReload, m.eventsDropped, m.repeated, m.repeatedWrites, m} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return err
@@ -112,30 +107,9 @@ func (m *metrics) reloaded(err error) {
 }
 
 // observe counts one authenticated request.
-func (m *metrics) observe(tenant string, op wire.Op, status int, took time.Duration) {
-	m.apiCalls.WithLabelValues(tenant, string(op), codeLabel(status)).Inc()
+func (m *metrics) observe(u *usage, op wire.Op, status int, took time.Duration) {
+	op = u.calls.count(op, status)
 	m.duration.WithLabelValues(string(op)).Observe(took.Seconds())
-}
-
-// codeLabels spare the request path a string for each status.
-var codeLabels = func() (labels [600]string) {
-	for code := range labels {
-		labels[code] = strconv.Itoa(code)
-	}
-	return labels
-}()
-
-func codeLabel(status int) string {
-	if status < 0 || status >= len(codeLabels) {
-		return "other"
-	}
-	return codeLabels[status]
-}
-
-// forget drops the series of a tenant that is gone.
-func (m *metrics) forget(tenant string) {
-	m.apiCalls.DeletePartialMatch(prometheus.Labels{"tenant": tenant})
-	m.workers.forget(tenant)
 }
 
 // Describe implements prometheus.Collector. It describes nothing, which lets
@@ -150,6 +124,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	s.super.Collect(ch)
+	for tenant, u := range m.rt.usage.tenants.Range {
+		u.(*usage).calls.collect(tenant.(string), ch)
+	}
 	registry := s.file.Registry()
 	// A tenant that nobody asked for lately is none of its own in the metrics, whose
 	// size is thereby that of the traffic and not of tenants.json.

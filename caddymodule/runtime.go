@@ -249,7 +249,7 @@ func (rt *runtime) tenantsChanged(old, new *tenants.Registry) {
 					rt.logger.Warn("ending the worker of a tenant that is not served any more", zap.String("tenant", id), zap.Error(err))
 				} else if is == nil {
 					rt.usage.forget(id)
-					rt.metrics.forget(id)
+					rt.metrics.workers.forget(id)
 					rt.forgetOwner(id)
 				}
 			})

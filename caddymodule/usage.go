@@ -34,6 +34,7 @@ type usageBook struct {
 type usage struct {
 	meter    meter
 	turns    turns
+	calls    calls
 	inflight atomic.Int64
 	total    atomic.Uint64
 	last     atomic.Int64  // Unix time in nanoseconds of the last call, 0 for none
@@ -81,6 +82,7 @@ func (b *usageBook) active(tenant string, since time.Time) bool {
 	return ok && u.(*usage).last.Load() >= since.UnixNano()
 }
 
+// forget drops what is known of a tenant that is gone, its counters with it.
 func (b *usageBook) forget(tenant string) { b.tenants.Delete(tenant) }
 
 func (u *usage) enter() { u.inflight.Add(1) }
