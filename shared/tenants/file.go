@@ -1,6 +1,7 @@
 package tenants
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -191,17 +192,18 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	if !info.Mode().IsRegular() {
 		return nil, nil, errors.New("not a regular file")
 	}
-	var data []byte
+	var data bytes.Buffer
 	if info.Size() <= MaxFileBytes {
-		data, err = io.ReadAll(io.LimitReader(file, MaxFileBytes+1)) // it may be growing
+		data.Grow(int(info.Size()) + bytes.MinRead)                  // or it would be copied again and again
+		_, err = data.ReadFrom(io.LimitReader(file, MaxFileBytes+1)) // it may be growing
 	}
 	if err != nil {
 		return nil, nil, withoutPath(err)
 	}
-	if info.Size() > MaxFileBytes || len(data) > MaxFileBytes {
+	if info.Size() > MaxFileBytes || data.Len() > MaxFileBytes {
 		return nil, nil, fmt.Errorf("larger than %d bytes", MaxFileBytes)
 	}
-	return data, info, nil
+	return data.Bytes(), info, nil
 }
 
 // withoutPath drops the path from an error of package os.

@@ -2,6 +2,7 @@ package tenants
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -263,9 +264,9 @@ func (p *parser) registry(admin [32]byte, entries []entry) (*Registry, error) {
 		r.byKey[e.KeyHash] = e.Tenant
 	}
 
-	// With a slash after each, a directory sorts right before all that lie in it,
-	// so a fault shows between neighbours.
-	slices.SortStableFunc(entries, func(a, b entry) int { return strings.Compare(a.DataDir+"/", b.DataDir+"/") })
+	// A directory sorts right before all that lie in it, so a fault shows between
+	// neighbours.
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Or(compareDirs(a.DataDir, b.DataDir), a.index-b.index) })
 	for i := 1; i < len(entries); i++ {
 		outer, inner := entries[i-1], entries[i]
 		switch {
@@ -276,7 +277,7 @@ func (p *parser) registry(admin [32]byte, entries []entry) (*Registry, error) {
 		}
 	}
 
-	slices.SortStableFunc(entries, func(a, b entry) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Or(strings.Compare(a.ID, b.ID), a.index-b.index) })
 	for i, e := range entries {
 		if i > 0 && e.ID == entries[i-1].ID {
 			return nil, p.fault(e.idAt, "tenants[%d].id is the same as tenants[%d].id", e.index, entries[i-1].index)

@@ -295,3 +295,14 @@ func BenchmarkByKey(b *testing.B) {
 		}
 	}
 }
+
+func TestCompareDirsIsAsWithASlashAfterEach(t *testing.T) {
+	dirs := []string{"/a", "/a!", "/a-", "/a.b", "/a/", "/a/b", "/a/b/c", "/a0", "/aa", "/ab", "/ab/c", "/b"}
+	for _, a := range dirs {
+		for _, b := range dirs {
+			if got, want := compareDirs(a, b), strings.Compare(a+"/", b+"/"); got != want {
+				t.Errorf("of %s and %s: %d, want %d", a, b, got, want)
+			}
+		}
+	}
+}

@@ -12,6 +12,7 @@
 package tenants
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -89,4 +90,16 @@ func checkDataDir(dir string) error {
 func holds(outer, inner string) bool {
 	rest, ok := strings.CutPrefix(inner, outer)
 	return ok && (rest == "" || rest[0] == '/')
+}
+
+// compareDirs orders two directories as their names with a slash after each.
+func compareDirs(a, b string) int {
+	n := min(len(a), len(b))
+	if a[:n] != b[:n] || len(a) == len(b) {
+		return strings.Compare(a, b)
+	}
+	if len(a) < len(b) {
+		return cmp.Or(cmp.Compare('/', b[n]), -1)
+	}
+	return cmp.Or(cmp.Compare(a[n], '/'), 1)
 }
