@@ -108,16 +108,18 @@ func (b *Book) open(keep func(string) bool) (err error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("not a regular file")
 	}
-	var data []byte
-	if err == nil {
-		data, err = io.ReadAll(io.LimitReader(file, maxFileBytes+1))
+	var text bytes.Buffer
+	if err == nil && info.Size() <= maxFileBytes {
+		text.Grow(int(info.Size()) + bytes.MinRead) // or it would be copied again and again
+		_, err = text.ReadFrom(io.LimitReader(file, maxFileBytes+1))
 	}
-	if err == nil && len(data) > maxFileBytes {
+	if err == nil && max(info.Size(), int64(text.Len())) > maxFileBytes {
 		err = fmt.Errorf("larger than %d bytes", maxFileBytes)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.path, err)
 	}
+	data := text.Bytes()
 	lines, whole, err := b.parse(data)
 	if err != nil {
 		return fmt.Errorf("%s: %w: mend or remove the line; the directory of a tenant without one is taken as it is", b.path, err)
@@ -142,9 +144,11 @@ func (b *Book) open(keep func(string) bool) (err error) {
 // parse reads the lines into known. It returns how many there are, and the length
 // of the text without the part of a line that a crash left at its end.
 func (b *Book) parse(data []byte) (lines, whole int, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(data)) // of all lines: one for each is most of the garbage
+	decoder.DisallowUnknownFields()
 	for line := range bytes.Lines(data) {
 		lines++
-		e, err := parseLine(line)
+		e, err := parseLine(decoder, data, whole+len(line))
 		switch {
 		case err != nil && line[len(line)-1] != '\n':
 			return lines, whole, nil
@@ -162,13 +166,15 @@ func (b *Book) parse(data []byte) (lines, whole int, err error) {
 	return lines, whole, nil
 }
 
-func parseLine(line []byte) (e entry, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(line))
-	decoder.DisallowUnknownFields()
+// parseLine reads the line of data that ends at end, before which decoder stands.
+func parseLine(decoder *json.Decoder, data []byte, end int) (e entry, err error) {
 	if err := decoder.Decode(&e); err != nil {
 		return e, fmt.Errorf("not an object of tenant, id and uid: %w", err)
 	}
-	if _, err := decoder.Token(); err != io.EOF {
+	switch at := int(decoder.InputOffset()); {
+	case at > end:
+		return e, errors.New("not an object of tenant, id and uid: it does not end with the line")
+	case len(bytes.Trim(data[at:end], " \t\r\n")) > 0:
 		return e, errors.New("more than one object")
 	}
 	if err := tenants.CheckID(e.Tenant); err != nil {

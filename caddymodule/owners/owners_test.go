@@ -63,6 +63,8 @@ func TestBadLines(t *testing.T) {
 		{"zeros in the middle", line("a", id1) + "\x00\x00\n" + line("c", id1), "line 2: not an object"},
 		{"two objects", `{"tenant":"a"} {"tenant":"b"}` + "\n", "line 1: more than one object"},
 		{"a brace too many", `{"tenant":"a"}}` + "\n", "line 1: more than one object"},
+		{"over two lines", `{"tenant":` + "\n" + `"a"}` + "\n", "line 1: not an object"},
+		{"empty first line", "\n" + line("a", id1), "line 1: not an object"},
 		{"another field", `{"tenant":"a","quota":1}` + "\n", `line 1: not an object of tenant, id and uid`},
 		{"no tenant", `{"id":"` + id1 + `"}` + "\n", "line 1: tenant:"},
 		{"no name of a tenant", `{"tenant":"../a"}` + "\n", "line 1: tenant:"},
