@@ -76,10 +76,11 @@ type row struct {
 // burst is what came of waking many tenants at once.
 type burst struct {
 	wakes
-	tenants  int
-	peak     process // the edge at its largest
-	limits   string  // what the edge said of them
-	againKiB float64 // heap of the edge for each tenant that was awake and sleeps again
+	tenants int
+	peak    process // the edge at its largest
+	limits  string  // what the edge said of them
+	keptKiB float64 // heap of the edge for each tenant that was awake and sleeps again
+	leftMB  float64 // and what stays of so many at once, whoever they were
 }
 
 // density goes up the ladder with the binaries in bin and prints it. The error
@@ -111,7 +112,7 @@ func density(l ladder, bin string, out io.Writer) (err error) {
 	var all *burst
 	for _, r := range l.rungs {
 		atOnce := 0
-		if all == nil && r.tenants > l.atOnce {
+		if all == nil && r.tenants >= l.atOnce+2*slices.Max(r.awake) {
 			atOnce = l.atOnce
 		}
 		more, b, err := bed.climb(l, r, atOnce, base)
@@ -301,7 +302,9 @@ func (b *denseBed) cold(m *row, l ladder) error {
 
 // burst wakes n tenants at once, beside the first ones that are awake already, and
 // then has all of them sleep. asleep is what the edge took when nobody had been
-// awake.
+// awake. Go keeps something of each goroutine that there ever was beside others, for
+// the next ones: what tenants keep themselves shows in some more that sleep again
+// after it, as many as the first ones.
 func (b *denseBed) burst(awake, n int, asleep process) (*burst, error) {
 	clients, err := b.clients(n)
 	if err != nil {
@@ -324,7 +327,19 @@ func (b *denseBed) burst(awake, n int, asleep process) (*burst, error) {
 	if err != nil {
 		return nil, err
 	}
-	all.againKiB = float64(after.heap-asleep.heap) / 1024 / float64(awake+n)
+	if err := b.wake(awake+n, awake+n+awake); err != nil {
+		return nil, err
+	}
+	if err := b.parkAll(); err != nil {
+		return nil, err
+	}
+	more, _, err := b.edgeProcess()
+	if err != nil {
+		return nil, err
+	}
+	kept := float64(more.heap-after.heap) / float64(awake)
+	all.keptKiB = kept / 1024
+	all.leftMB = (float64(after.heap-asleep.heap) - kept*float64(awake+n)) / 1e6
 	return all, nil
 }
 

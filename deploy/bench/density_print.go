@@ -118,7 +118,8 @@ func printLadder(out io.Writer, rows []row, all *burst, base process) {
 		}
 		fmt.Fprintf(out, "\n  answered 503 on the way, and asked again after Retry-After: %d times", all.refused)
 		fmt.Fprintf(out, "\n  the edge at its largest: %.1f MB private, %d descriptors, %d threads\n", float64(all.peak.private)/1e6, all.peak.descriptors, all.peak.threads)
-		fmt.Fprintf(out, "  heap of the edge for each that was awake and sleeps again: %.2f KiB (bar %d: %s)\n", all.againKiB, barSleepingKiB, verdict(all.againKiB > barSleepingKiB, &missed))
+		fmt.Fprintf(out, "  heap of the edge for each that was awake and sleeps again: %.2f KiB (bar %d: %s)\n", all.keptKiB, barSleepingKiB, verdict(all.keptKiB > barSleepingKiB, &missed))
+		fmt.Fprintf(out, "  and what Go keeps for as many goroutines at once, once for all: %.1f MB\n", all.leftMB)
 	}
 	if missed == 0 {
 		fmt.Fprintln(out, "\nall bars met")
