@@ -138,5 +138,5 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestShellcheck(t *testing.T) {
-	mustCommand(t, tool(t, "shellcheck"), "migrate.sh")
+	mustCommand(t, tool(t, "shellcheck"), "migrate.sh", "vm.sh", "vm-checks.sh")
 }
