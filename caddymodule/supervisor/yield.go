@@ -27,9 +27,11 @@ const (
 	// the other.
 	yieldFrom = 1.5
 
-	// yieldFloor is what any worker may use, in processors. It keeps one that
-	// yields to something outside of the edge's service from starving.
-	yieldFloor = .05
+	// yieldFloor is what any worker may use, in processors. One that is merely the
+	// busiest, beside many that rest, must not wait for whatever else the machine has
+	// to do, such as a reload of tenants.json; and one that yields to something outside
+	// of the edge's service does not starve.
+	yieldFloor = .25
 )
 
 // share is one worker's part in what the workers use of the processors.
