@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -70,20 +69,42 @@ func hotClients(every time.Duration) error {
 }
 
 // stranger serves the hot tenant's requests at the address that it returns: one after
-// the other, each for as much of a processor as every says.
+// the other, each for as much of a processor as every says, and with little beside that.
 func stranger(every time.Duration) (address string, err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
+	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", textBytes, strings.Repeat("x", textBytes))
 	var turn sync.Mutex
-	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		turn.Lock()
-		for end := time.Now().Add(every); time.Now().Before(end); {
+	serve := func(conn net.Conn) {
+		defer conn.Close()
+		for r := bufio.NewReader(conn); ; {
+			line, err := r.ReadSlice('\n')
+			switch {
+			case err != nil:
+				return
+			case len(line) > len("\r\n"): // not the end of the request yet
+				continue
+			}
+			turn.Lock()
+			for end := time.Now().Add(every); time.Now().Before(end); {
+			}
+			turn.Unlock()
+			if _, err := conn.Write(answer); err != nil {
+				return
+			}
 		}
-		turn.Unlock()
-		io.WriteString(w, strings.Repeat("x", textBytes))
-	}))
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
 	return l.Addr().String(), nil
 }
 
