@@ -10,7 +10,8 @@
 // them it says whose data it is to serve, at once or when somebody asks for that
 // tenant, and ends it by closing it. From then on it is named sq:TENANT, where a
 // process has a name beside its arguments. It inherits nothing else: its environment
-// is empty, and neither key nor text is ever told to it. By hand it is
+// is empty, and neither key nor text is ever in its arguments or its assignment. By hand
+// it is
 //
 //	sq-worker serve -tenant acme -dir /var/lib/sq/tenants/acme -listen SOCKET
 package main
