@@ -94,9 +94,12 @@ func TestRealWorker(t *testing.T) {
 // the client: the gateway shows neither.
 func TestRealWorkerRefusesDirectory(t *testing.T) {
 	s, _ := mustNew(t, Config{Worker: mustBuildWorker(t)})
-	spec := Spec{Tenant: "acme", DataDir: filepath.Join(t.TempDir(), "none")}
+	spec := Spec{Tenant: "acme", DataDir: filepath.Join(t.TempDir(), "file")}
+	if err := os.WriteFile(spec.DataDir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	_, err := do(testContext(t), s, spec, request(http.MethodGet, "/version?c=acme", ""))
-	if u := wantUnavailable(t, err); !strings.Contains(u.Error(), "no such file or directory") {
+	if u := wantUnavailable(t, err); !strings.Contains(u.Error(), "not a directory") {
 		t.Errorf("error %v, want the worker's reason", u)
 	}
 }
